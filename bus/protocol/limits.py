@@ -1,0 +1,175 @@
+"""What may come in: the one gate for all JSON, and rates.
+
+`strict_json` stands before every door (socket, HTTP, command line); `check_value` says the same of a Python value that
+is about to be published. Both databases store what passes, so they must not disagree about it later: PostgreSQL
+refuses NUL and lone surrogates, JSON has no NaN, and readers differ about repeated keys and huge integers.
+`TokenBucket` decides about rates; the clock is an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from bus.protocol.errors import BadRequest
+
+MAX_BYTES = 262_144
+MAX_DEPTH = 32
+
+#: Integers outside of these do not survive in readers with 64 bits.
+MIN_INT = -(2**63)
+MAX_INT = 2**63 - 1
+
+_decode = msgspec.json.Decoder().decode
+
+
+def strict_json(raw: bytes | str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
+    """Decode one JSON value, or say why it is refused.
+
+    Refused: more than `max_bytes`, nested deeper than `max_depth`, NaN or Infinity, NUL, a lone surrogate, bytes that
+    are no UTF-8, a repeated key in an object, an integer outside of 64 signed bits.
+
+    Raises:
+        BadRequest: with the reason.
+    """
+    data = _as_bytes(raw)
+    if len(data) > max_bytes:
+        raise BadRequest(f"more than {max_bytes} bytes")
+    try:
+        value = _decode(data)
+    except RecursionError:
+        raise BadRequest(f"nested deeper than {max_depth}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadRequest(f"not JSON: {error}"[:200]) from None
+    colons = check_value(value, max_depth)
+    # Where nothing is written as \u, the colons of the value are all that the text has, unless a key was dropped.
+    if b"\\u" in data or colons != data.count(b":"):
+        json.loads(data, object_pairs_hook=_refuse_repeated_keys)
+    return value
+
+
+def _as_bytes(raw: bytes | str) -> bytes:
+    if isinstance(raw, bytes):
+        return raw
+    try:
+        return raw.encode()
+    except UnicodeEncodeError:
+        raise BadRequest("a lone surrogate is no text") from None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise BadRequest("an object has a key twice")
+
+
+def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
+    """Check a Python value against the rules of `strict_json`; return the number of colons that its JSON will have.
+
+    Raises:
+        BadRequest: JSON, or one of the databases, cannot hold it.
+    """
+    colons = 0
+    level = [value]
+    for depth in range(max_depth + 1):
+        checks = _CHECKS if depth < max_depth else _SCALARS
+        below: list[Any] = []
+        for item in level:
+            check = checks.get(type(item))
+            if check is None:
+                raise BadRequest(_why_refused(item, max_depth))
+            colons += check(item, below)
+        if not below:
+            break
+        level = below
+    return colons
+
+
+def _why_refused(item: object, max_depth: int) -> str:
+    if type(item) in _CHECKS:
+        return f"nested deeper than {max_depth}"
+    return f"{type(item).__name__} is no JSON type"
+
+
+def _text(item: str, _: list[Any]) -> int:
+    if "\0" in item:
+        raise BadRequest("a NUL character cannot be stored")
+    if not item.isascii():
+        _as_bytes(item)
+    return item.count(":")
+
+
+def _integer(item: int, _: list[Any]) -> int:
+    if not MIN_INT <= item <= MAX_INT:
+        raise BadRequest("an integer has more than 64 bits")
+    return 0
+
+
+def _real(item: float, _: list[Any]) -> int:
+    if not isfinite(item):
+        raise BadRequest("NaN and Infinity are not JSON")
+    return 0
+
+
+def _plain(_: object, __: list[Any]) -> int:
+    return 0
+
+
+def _array(item: list[Any] | tuple[Any, ...], below: list[Any]) -> int:
+    below += item
+    return 0
+
+
+def _object(item: dict[Any, Any], below: list[Any]) -> int:
+    colons = len(item)
+    for key in item:
+        if type(key) is not str:
+            raise BadRequest("a key of an object is a string")
+        colons += _text(key, below)
+    below += item.values()
+    return colons
+
+
+_SCALARS: dict[type, Callable[[Any, list[Any]], int]] = {
+    str: _text,
+    int: _integer,
+    float: _real,
+    bool: _plain,
+    type(None): _plain,
+}
+_CHECKS: dict[type, Callable[[Any, list[Any]], int]] = {
+    **_SCALARS,
+    dict: _object,
+    list: _array,
+    tuple: _array,
+}
+
+
+class TokenBucket:
+    """A rate with a burst: `rate` tokens a second, at most `burst` saved up. Not for several threads.
+
+    Time is what the caller says it is (seconds, any origin); a clock that goes backwards gives no tokens.
+    """
+
+    __slots__ = ("_at", "_tokens", "burst", "rate")
+
+    def __init__(self, *, rate: float, burst: float, now: float) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError("a bucket needs a rate above 0 and a burst of at least 1")
+        self.rate = rate
+        self.burst = burst
+        self._tokens = float(burst)
+        self._at = now
+
+    def take(self, now: float, tokens: float = 1.0) -> float:
+        """Take `tokens` and return 0.0, or take nothing and return the seconds after which they will be there."""
+        if now > self._at:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        if self._tokens >= tokens:
+            self._tokens -= tokens
+            return 0.0
+        return (tokens - self._tokens) / self.rate

@@ -1,0 +1,102 @@
+"""Names of topics, and which rule holds for a name.
+
+A topic is `area:id`, or an area alone (`broadcast`), in at most 200 bytes of `[A-Za-z0-9_.:@-]`. Rules are found by
+pattern, the most specific first. `group_name` is the name by which the processes of a site know a topic in the
+channel layer, whose own grammar is narrower.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Generic, Protocol, TypeVar
+
+from bus.protocol.errors import BadRequest
+
+MAX_TOPIC_BYTES = 200
+
+#: Names remembered with their rule. Beyond it the memory starts anew: names come from clients and have no end.
+_REMEMBERED = 10_000
+
+_NAME = re.compile(rf"[A-Za-z0-9_.:@-]{{1,{MAX_TOPIC_BYTES}}}")
+_PATTERN = re.compile(rf"[A-Za-z0-9_.:@*-]{{1,{MAX_TOPIC_BYTES}}}")
+
+
+def is_topic(name: object) -> bool:
+    """Tell whether `name` is a well-formed topic name."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def check_topic(name: object) -> str:
+    """Return `name` if it is a well-formed topic name.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name) is not None:
+        return name
+    raise BadRequest("a topic is 1 to 200 characters of A-Z a-z 0-9 _ . : @ -")
+
+
+def split(topic: str) -> tuple[str, str]:
+    """Return area and id: `cleanup:run:7` is `("cleanup", "run:7")`, `broadcast` is `("broadcast", "")`."""
+    area, _, rest = topic.partition(":")
+    return area, rest
+
+
+def group_name(topic: str) -> str:
+    """Return the channel-layer group of a topic: letters and digits only, at most 99 bytes, no two topics alike."""
+    return "bus." + blake2b(topic.encode(), digest_size=20).hexdigest()
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Tell whether `topic` fits `pattern`, in which `*` stands for any run of characters and nothing else is special."""
+    return _compiled(pattern).fullmatch(topic) is not None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+
+
+class HasPattern(Protocol):
+    """Anything that is a rule for the topics of one pattern."""
+
+    @property
+    def pattern(self) -> str:
+        """Topic name in which `*` stands for any run of characters."""
+
+
+RuleT = TypeVar("RuleT", bound=HasPattern)
+
+
+class RuleBook(Generic[RuleT]):
+    """The rules of all topics. The most specific pattern that fits a topic wins; among equals the first given.
+
+    More specific is: without a star before with one, then the longer literal text.
+    """
+
+    def __init__(self, rules: Iterable[RuleT]) -> None:
+        self._rules: list[tuple[re.Pattern[str], RuleT]] = [
+            (_compiled(rule.pattern), rule) for rule in sorted(rules, key=_vagueness)
+        ]
+        self._known: dict[str, RuleT | None] = {}
+
+    def find(self, topic: str) -> RuleT | None:
+        """Return the rule of `topic`, or None: then the topic is unknown."""
+        try:
+            return self._known[topic]
+        except KeyError:
+            pass
+        rule = next((rule for pattern, rule in self._rules if pattern.fullmatch(topic)), None)
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[topic] = rule
+        return rule
+
+
+def _vagueness(rule: HasPattern) -> tuple[int, int]:
+    if _PATTERN.fullmatch(rule.pattern) is None:
+        raise ValueError(f"{rule.pattern!r} is no pattern of topic names")
+    stars = rule.pattern.count("*")
+    return stars, stars - len(rule.pattern)

