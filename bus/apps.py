@@ -10,4 +10,7 @@ class BusConfig(AppConfig):
     verbose_name = "Bus"
 
     def ready(self) -> None:
-        from bus import checks  # noqa: F401  (registers the system checks)
+        from bus import checks, layer, publishing  # noqa: F401  (checks registers the system checks)
+
+        # Every process that publishes hints: servers, workers and commands alike.
+        publishing.on_committed(layer.told)

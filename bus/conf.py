@@ -57,7 +57,13 @@ DEFAULT_TOPICS: tuple[dict[str, Any], ...] = (
         "publish": ("scope:publish:task", "staff"),
     },
     {"pattern": "broadcast", "subscribe": "authenticated", "publish": ("staff", "scope:publish:broadcast")},
-    {"pattern": "cleanup:*", "subscribe": "staff", "publish": "server", "history": "staff", "presence_read": "staff"},
+    {
+        "pattern": "cleanup:*",
+        "subscribe": "staff",
+        "publish": "server",
+        "history": "staff",
+        "presence_read": "staff",
+    },
     {
         "pattern": "sys:*",
         "delivery": "ephemeral",
@@ -82,8 +88,10 @@ class BusSettings:
 
     #: Live connections of one process; the next is refused with 3504.
     max_connections: int = 100
+    #: Connections of one person; an agent has one anyway.
     max_connections_per_user: int = 50
-    max_connections_per_address: int = 100
+    #: None: as many as the process takes, for behind a proxy all may have one address.
+    max_connections_per_address: int | None = None
     #: Topics that one connection may be subscribed to.
     max_subscriptions: int = 128
     #: Bytes of one incoming command or event.
@@ -136,7 +144,9 @@ def conf() -> BusSettings:
     """The settings of the bus. Raises `TypeError` for an unknown key (`manage.py check` says which)."""
     given: dict[str, Any] = {name.lower(): value for name, value in getattr(settings, "BUS", {}).items()}
     if "topics" in given:
-        given["topics"] = tuple(TopicOptions(**options) for options in given["topics"]) + conf_defaults().topics
+        given["topics"] = (
+            tuple(TopicOptions(**options) for options in given["topics"]) + conf_defaults().topics
+        )
     if not given.get("token_secret"):
         given["token_secret"] = settings.SECRET_KEY
     return BusSettings(**given)

@@ -74,7 +74,9 @@ class Cursor(models.Model):
 
     class Meta:
         ordering: ClassVar = ["consumer", "topic"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["consumer", "topic"], name="bus_cursor_consumer_topic")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["consumer", "topic"], name="bus_cursor_consumer_topic")
+        ]
 
     def __str__(self) -> str:
         return f"{self.consumer} at {self.topic_id}#{self.offset}"
@@ -147,6 +149,9 @@ class ActiveConnection(models.Model):
     topics = models.JSONField(default=list, blank=True)
     #: Bytes owed to the client at the last heartbeat.
     pending_bytes = models.BigIntegerField(default=0)
+    #: Set by whoever wants it closed; its server sees it within a second, even without a channel layer.
+    close_code = models.IntegerField(null=True, blank=True)
+    close_reason = models.CharField(max_length=120, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-connected_at"]
@@ -177,22 +182,33 @@ class ConnectionSession(models.Model):
         ordering: ClassVar = ["-connected_at"]
 
     def __str__(self) -> str:
-        return f"{self.agent_id or self.user_id or self.client_id} since {self.connected_at:%Y-%m-%d %H:%M:%S}"
+        return (
+            f"{self.agent_id or self.user_id or self.client_id} since {self.connected_at:%Y-%m-%d %H:%M:%S}"
+        )
 
 
 class Presence(models.Model):
-    """A live connection's subscription to a topic whose rule keeps presence."""
+    """A connection is there: its subscription to a topic whose rule keeps presence.
+
+    It outlives the connection by a grace period, so that a quick reconnect is no leave and join.
+    """
 
     topic = models.CharField(max_length=200)
-    connection = models.ForeignKey(ActiveConnection, on_delete=models.CASCADE, related_name="presences")
+    client_id = models.CharField(max_length=36, db_index=True)
     user = models.CharField(max_length=180, blank=True)
+    #: Name of the server that holds the connection; if that dies, so does this.
+    server_instance = models.CharField(max_length=100, db_index=True)
     since = models.DateTimeField()
+    #: When it ends, once the connection is gone.
+    leaves_at = models.DateTimeField(null=True, blank=True, db_index=True)
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["topic", "connection"], name="bus_presence_once")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["topic", "client_id"], name="bus_presence_once")
+        ]
 
     def __str__(self) -> str:
-        return f"{self.connection_id} in {self.topic}"
+        return f"{self.client_id} in {self.topic}"
 
 
 class ApiKey(models.Model):

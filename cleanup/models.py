@@ -1,8 +1,8 @@
 """Rows of cleanup: what is governed, by which rule, what was decided, what was done, and the proof.
 
-A `CleanupRun` is the truth of a run: its state, lease and fencing token live here, never in a Celery message. Planned
-files are kept in `PlanBatch` (compressed); a `CleanupItem` row is written when a file is about to enter the trash.
-`AuditEntry` rows are a hash chain, written by `cleanup.stores` alone, never changed.
+A `CleanupRun` is the truth of a run: its state, lease and fencing token live here, never in a Celery message.
+Planned files are kept in `PlanBatch` (compressed); a `CleanupItem` row is written when a file is about to
+enter the trash. `AuditEntry` rows are a hash chain, written by `cleanup.stores` alone, never changed.
 """
 
 from __future__ import annotations
@@ -62,12 +62,21 @@ class RetentionPolicy(models.Model):
     area = models.ForeignKey(StagingArea, on_delete=models.PROTECT, related_name="policies")
     rule = models.CharField(max_length=16, choices=Rule.choices, default=Rule.AGE)
     age = models.CharField(max_length=40, blank=True, help_text="tmpfiles.d syntax: 2d, 1h30m, 4w")
-    age_by = models.CharField(max_length=8, default="m", help_text="Any of a (access), b (birth), c (change), m (modification)")
-    include = models.JSONField(default=list, blank=True, help_text="Globs below the area; re:… is a regex. Empty = all")
+    age_by = models.CharField(
+        max_length=8, default="m", help_text="Any of a (access), b (birth), c (change), m (modification)"
+    )
+    include = models.JSONField(
+        default=list, blank=True, help_text="Globs below the area; re:… is a regex. Empty = all"
+    )
     exclude = models.JSONField(default=list, blank=True)
-    #: Specifications of verifiers, such as {"kind": "redis_task", "key": "task:{task_id}:status", "value": "Complete"}.
+    #: Specifications of verifiers, such as {"kind": "redis_task", "key": "task:{task_id}:status", "value":
+    #: "Complete"}.
     verifiers = models.JSONField(default=list, blank=True)
-    task_id_pattern = models.CharField(max_length=300, blank=True, help_text="Regex with a group task_id on the path")
+    task_id_pattern = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="Regex with a group task_id on the path. Empty: a name that begins with task-",
+    )
     grace_period = models.DurationField(default=timedelta(days=7))
     mode = models.CharField(max_length=8, choices=Mode.choices, default=Mode.REPORT)
     max_files = models.PositiveBigIntegerField(default=50_000)
@@ -98,7 +107,9 @@ class PolicyVersion(models.Model):
 
     class Meta:
         ordering: ClassVar = ["policy", "-number"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["policy", "number"], name="cleanup_policy_version")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["policy", "number"], name="cleanup_policy_version")
+        ]
 
     def __str__(self) -> str:
         return f"{self.policy_id} v{self.number}"
@@ -122,7 +133,13 @@ class RunState(models.TextChoices):
 
 
 #: States in which a run may still touch its area; one run of an area at most is in one of them.
-ACTIVE_STATES = (RunState.QUEUED, RunState.PLANNING, RunState.AWAITING_APPROVAL, RunState.APPROVED, RunState.RUNNING)
+ACTIVE_STATES = (
+    RunState.QUEUED,
+    RunState.PLANNING,
+    RunState.AWAITING_APPROVAL,
+    RunState.APPROVED,
+    RunState.RUNNING,
+)
 
 
 class CleanupRun(models.Model):
@@ -145,6 +162,8 @@ class CleanupRun(models.Model):
     plan_expires_at = models.DateTimeField(null=True, blank=True)
     planned_files = models.BigIntegerField(default=0)
     planned_bytes = models.BigIntegerField(default=0)
+    #: Regular files that the walk saw.
+    scanned = models.BigIntegerField(default=0)
     #: Reason -> number of files kept.
     kept = models.JSONField(default=dict, blank=True)
     #: [{"brake", "limit", "value"}] that the plan is above.
@@ -182,16 +201,35 @@ class CleanupRun(models.Model):
 
 
 class PlanBatch(models.Model):
-    """A slice of a run's plan, compressed."""
+    """A slice of a run's plan, compressed, and how far its move into the trash has come.
+
+    The intent of a whole batch is one update of this row, committed before the first rename; item rows are
+    written once, with the outcome. An intent without `settled_at` is what recovery looks for after a crash.
+    """
 
     run = models.ForeignKey(CleanupRun, on_delete=models.CASCADE, related_name="batches")
     number = models.PositiveIntegerField()
     items = models.PositiveIntegerField()
     body = models.BinaryField()
+    #: Where in `body` the items stand that were to be moved; null = all of them.
+    chosen = models.JSONField(null=True, blank=True)
+    #: `<YYYYMMDD>/<uuid>` below `.trash`, known before anything is moved.
+    trash_batch = models.CharField(max_length=45, blank=True, db_index=True)
+    intent_at = models.DateTimeField(null=True, blank=True)
+    purge_after = models.DateTimeField(null=True, blank=True)
+    #: When every outcome was committed.
+    settled_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering: ClassVar = ["run", "number"]
         constraints: ClassVar = [models.UniqueConstraint(fields=["run", "number"], name="cleanup_plan_batch")]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["run"],
+                condition=Q(intent_at__isnull=False, settled_at__isnull=True),
+                name="cleanup_open_intent",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.run_id}/{self.number}"
@@ -229,14 +267,18 @@ class CleanupItem(models.Model):
     reason = models.CharField(max_length=40)
     detail = models.CharField(max_length=500, blank=True)
     task_id = models.CharField(max_length=200, blank=True)
-    #: `<YYYYMMDD>/<uuid>` below `.trash`.
+    #: `<YYYYMMDD>/<uuid>/<n>` below `.trash`.
     trash_id = models.CharField(max_length=80, blank=True, db_index=True)
+    #: Another path below the area that a restore under way was asked to use, escaped.
+    restore_to = models.TextField(blank=True)
     trashed_at = models.DateTimeField(null=True, blank=True)
     purge_after = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering: ClassVar = ["-trashed_at", "id"]
+        verbose_name = "trashed file"
+        verbose_name_plural = "trash"
         indexes: ClassVar = [
             models.Index(fields=["state", "purge_after"], name="cleanup_item_due"),
             models.Index(fields=["area", "state", "-trashed_at"], name="cleanup_item_area"),
@@ -276,7 +318,7 @@ class AuditEntry(models.Model):
     item = models.CharField(max_length=36, blank=True, db_index=True)
     area = models.CharField(max_length=100, blank=True)
     path = models.TextField(blank=True)
-    size = models.BigIntegerField(default=0)
+    size = models.BigIntegerField(null=True, blank=True)
     policy_version = models.CharField(max_length=120, blank=True)
     reason = models.CharField(max_length=300, blank=True)
     #: Canonical JSON text, so that what was hashed is what is kept.
@@ -315,7 +357,9 @@ class CleanupTotal(models.Model):
     files_restored = models.BigIntegerField(default=0)
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["area", "policy"], name="cleanup_total_once")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["area", "policy"], name="cleanup_total_once")
+        ]
 
     def __str__(self) -> str:
         return f"{self.area}/{self.policy}"

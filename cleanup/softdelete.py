@@ -1,7 +1,8 @@
 """Rows that are soft-deleted, and purged only after a grace period.
 
-A model that inherits `SoftDeleteModel` keeps its rows when `delete()` is called on them; `objects` shows the living,
-`all_objects` everything. `purge_after` is fixed at the moment of deletion, so a later change of policy never shortens it.
+A model that inherits `SoftDeleteModel` keeps its rows when `delete()` is called on them; `objects` shows the
+living, `all_objects` everything. `purge_after` is fixed at the moment of deletion, so a later change of
+policy never shortens it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,122 @@
-"""The look and the menu of the console (Django admin with unfold)."""
+"""The look and the menu of the console (Django admin with unfold).
+
+Loaded with the settings, before any app: addresses are lazy, and the figures of the overview are named by
+their path. The menu names only pages that exist, and each person sees those that he or she may look at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-UNFOLD: dict[str, Any] = {"SITE_TITLE": "XNAi", "SITE_HEADER": "XNAi", "SITE_SUBHEADER": "message bus and retention"}
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+
+
+def _may(permission: str) -> Callable[[HttpRequest], bool]:
+    return lambda request: request.user.has_perm(permission)
+
+
+def _item(title: str, icon: str, model: str) -> dict[str, Any]:
+    """A page of the menu: the list of `app.model`, for those who may look at it."""
+    app, name = model.split(".")
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "permission": _may(f"{app}.view_{name}"),
+    }
+
+
+def _group(title: str, *items: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "separator": True, "collapsible": False, "items": list(items)}
+
+
+def _static(path: str) -> Callable[[HttpRequest], str]:
+    return lambda request: static(path)
+
+
+#: Indigo, from the lightest to the darkest: the same hue as on the dashboard.
+_PRIMARY = {
+    "50": "oklch(96.2% .018 272.314)",
+    "100": "oklch(93% .034 272.788)",
+    "200": "oklch(87% .065 274.039)",
+    "300": "oklch(78.5% .115 274.713)",
+    "400": "oklch(67.3% .182 276.935)",
+    "500": "oklch(58.5% .233 277.117)",
+    "600": "oklch(51.1% .262 276.966)",
+    "700": "oklch(45.7% .24 277.023)",
+    "800": "oklch(39.8% .195 277.366)",
+    "900": "oklch(35.9% .144 278.697)",
+    "950": "oklch(25.7% .09 281.288)",
+}
+
+_NAVIGATION = [
+    {
+        "items": [
+            {"title": "Overview", "icon": "space_dashboard", "link": reverse_lazy("admin:index")},
+            # Every page begins with "/": without this the menu would mark the dashboard everywhere.
+            {
+                "title": "Live",
+                "icon": "monitoring",
+                "link": "/",
+                "active": lambda request: request.path == "/",
+            },
+        ]
+    },
+    _group(
+        "Bus",
+        _item("Connections", "cable", "bus.activeconnection"),
+        _item("Agents", "smart_toy", "bus.agent"),
+        _item("Topics", "forum", "bus.topic"),
+        _item("Events", "receipt_long", "bus.event"),
+        _item("Cursors", "bookmark", "bus.cursor"),
+        _item("API keys", "key", "bus.apikey"),
+    ),
+    _group(
+        "Cleanup",
+        _item("Areas", "folder_managed", "cleanup.stagingarea"),
+        _item("Policies", "policy", "cleanup.retentionpolicy"),
+        _item("Runs & plans", "fact_check", "cleanup.cleanuprun"),
+        _item("Trash", "restore_from_trash", "cleanup.cleanupitem"),
+        _item("Holds", "back_hand", "cleanup.hold"),
+        _item("Audit", "verified_user", "cleanup.auditentry"),
+    ),
+    _group("Schedule", _item("Periodic tasks", "schedule", "django_celery_beat.periodictask")),
+    _group("People", _item("Users", "person", "auth.user"), _item("Roles", "group", "auth.group")),
+]
+
+_CONNECTION_TABS = {
+    "models": ["bus.activeconnection", "bus.connectionsession", "bus.serverinstance"],
+    "items": [
+        {
+            "title": title,
+            "link": reverse_lazy(f"admin:bus_{name}_changelist"),
+            "permission": _may(f"bus.view_{name}"),
+        }
+        for title, name in (
+            ("Live", "activeconnection"),
+            ("History", "connectionsession"),
+            ("Servers", "serverinstance"),
+        )
+    ],
+}
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "XNAi",
+    "SITE_HEADER": "XNAi",
+    "SITE_SUBHEADER": "message bus and retention",
+    "SITE_URL": "/",
+    "SITE_ICON": _static("bus/mark.svg"),
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _static("bus/mark.svg")}],
+    "STYLES": [_static("bus/console.css")],
+    "COLORS": {"primary": _PRIMARY},
+    "BORDER_RADIUS": "6px",
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "LOGIN": {"image": _static("bus/login.svg")},
+    "DASHBOARD_CALLBACK": "xnai_site.overview.overview",
+    "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": _NAVIGATION},
+    "TABS": [_CONNECTION_TABS],
+}

@@ -1,8 +1,8 @@
 """Settings of the site. The only module that reads the environment.
 
-Every variable has a default that suits `manage.py up` on one machine; `docs/settings.md` lists them all. The two
-apps take one dictionary each (`BUS`, `CLEANUP`); their `conf.py` turns it into a typed object and `manage.py check`
-names what is wrong with it.
+Every variable has a default that suits `manage.py up` on one machine; `docs/settings.md` lists them all. The
+two apps take one dictionary each (`BUS`, `CLEANUP`); their `conf.py` turns it into a typed object and
+`manage.py check` names what is wrong with it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ DEBUG = env.bool("DEBUG", default=False)
 def _secret_key() -> str:
     """The key from the environment, else the one `up` keeps under `var/`, else one for this process alone."""
     if key := env.str("SECRET_KEY", default=""):
-        return key
+        return str(key)
     kept = VAR_DIR / "secret_key"
     if kept.is_file():
         return kept.read_text().strip()
     if env.bool("XNAI_PRODUCTION", default=False):
-        raise ImproperlyConfigured("SECRET_KEY is not set. Set it in the environment of every process of the site.")
+        raise ImproperlyConfigured(
+            "SECRET_KEY is not set. Set it in the environment of every process of the site."
+        )
     return secrets.token_urlsafe(50)
 
 
@@ -48,7 +50,6 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 BEHIND_TLS = env.bool("BEHIND_TLS", default=False)
 
 INSTALLED_APPS = [
-    "daphne",
     "unfold",
     "unfold.contrib.filters",
     "django.contrib.admin",
@@ -63,15 +64,18 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "django_prometheus",
     "django_structlog",
+    "ninja",
     "xnai_site",
     "bus",
     "cleanup",
 ]
 
 MIDDLEWARE = [
+    "xnai_site.middleware.machine_endpoints",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "xnai_site.middleware.admin_content_security",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -100,13 +104,19 @@ TEMPLATES = [
     },
 ]
 
-# Database ------------------------------------------------------------------------------------------------------------
+# Database ---------------------------------------------------------------------------------------------------
 
-DATABASES: dict[str, dict[str, Any]] = {"default": env.db("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")}
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.db("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
+}
+if DATABASES["default"].get("ENGINE") not in {"django.db.backends.sqlite3", "django.db.backends.postgresql"}:
+    raise ImproperlyConfigured(
+        "DATABASE_URL must be sqlite:////absolute/path or postgresql://user:password@host:port/name."
+    )
 
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
-    # WAL lets readers and the one writer work side by side; the rollback journal is for a SQLite that cannot be
-    # trusted with it. FULL makes a commit durable. IMMEDIATE takes the write lock at BEGIN: without it a
+    # WAL lets readers and the one writer work side by side; the rollback journal is for a SQLite that cannot
+    # be trusted with it. FULL makes a commit durable. IMMEDIATE takes the write lock at BEGIN: without it a
     # transaction that reads first fails with "database is locked" instead of waiting.
     _journal = "WAL" if sqlite.is_sound() else "DELETE"
     DATABASES["default"]["OPTIONS"] = {
@@ -114,9 +124,13 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "transaction_mode": "IMMEDIATE",
         "init_command": f"PRAGMA journal_mode={_journal}; PRAGMA synchronous=FULL; PRAGMA mmap_size=0;",
     }
+    # A file, for threads cannot share a database in memory: its table locks do not wait.
+    DATABASES["default"]["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
 else:
     # psycopg's pool serves the threads of the ASGI process; Django refuses CONN_MAX_AGE beside it.
     DATABASES["default"]["CONN_MAX_AGE"] = 0
+    # The pool tries a connection before handing it out: after a restart of the server all are dead.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
         "min_size": 1,
         "max_size": env.int("DATABASE_POOL_SIZE", default=10),
@@ -125,20 +139,29 @@ else:
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Redis or Valkey: the layer's hints, Celery's broker, task states that verifiers ask for -----------------------------
+# Redis or Valkey: the layer's hints, Celery's broker, task states that verifiers ask for --------------------
 
-REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+def _own_valkey() -> str:
+    """The address that `up` keeps for the server it starts itself, or nothing."""
+    kept = VAR_DIR / "valkey" / "url"
+    return kept.read_text().strip() if kept.is_file() else ""
+
+
+#: Whether somebody else runs the server; `up` then starts none.
+REDIS_IS_GIVEN = bool(env.str("REDIS_URL", default=""))
+REDIS_URL = env.str("REDIS_URL", default="") or _own_valkey() or "redis://127.0.0.1:6379/0"
 
 CHANNEL_LAYERS = {
     "default": {
-        # The pub/sub layer survives an emptied or restarted server and idles without time-outs; the core layer
-        # drops at capacity in silence and forgets its groups.
+        # The pub/sub layer survives an emptied or restarted server and idles without time-outs; the core
+        # layer drops at capacity in silence and forgets its groups.
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         "CONFIG": {"hosts": [REDIS_URL], "prefix": env.str("BUS_LAYER_PREFIX", default="bus")},
     },
 }
 
-# Celery --------------------------------------------------------------------------------------------------------------
+# Celery -----------------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_SERIALIZER = "json"
@@ -158,15 +181,25 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 #: Interval ticks only: beat drops crontabs that it missed, so due times are kept in rows of our own.
 CELERY_BEAT_SCHEDULE = {
-    "bus: reap connections": {"task": "bus.tasks.reap_connections", "schedule": 30.0, "options": {"expires": 30}},
+    "bus: reap connections": {
+        "task": "bus.tasks.reap_connections",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "bus: trim log": {"task": "bus.tasks.trim_log", "schedule": 60.0, "options": {"expires": 60}},
-    "bus: purge sessions": {"task": "bus.tasks.purge_sessions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "bus: purge sessions": {
+        "task": "bus.tasks.purge_sessions",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "cleanup: tick": {"task": "cleanup.tasks.tick", "schedule": 30.0, "options": {"expires": 30}},
 }
 #: Beat looks for changes of the schedule this often (s); its default of 5 min would hide a change in admin.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
+#: Beat writes the last run of a task at once: a restart forgets nothing, and its age tells that beat lives.
+CELERY_BEAT_SYNC_EVERY = 1
 
-# People --------------------------------------------------------------------------------------------------------------
+# People -----------------------------------------------------------------------------------------------------
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [
@@ -181,14 +214,14 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 
-# Time and text -------------------------------------------------------------------------------------------------------
+# Time and text ----------------------------------------------------------------------------------------------
 
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = env.str("TIME_ZONE", default="UTC")
 USE_TZ = True
 
-# Static files --------------------------------------------------------------------------------------------------------
+# Static files -----------------------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(VAR_DIR / "static")))
@@ -198,7 +231,7 @@ STORAGES = {
 }
 WHITENOISE_USE_FINDERS = DEBUG
 
-# Security ------------------------------------------------------------------------------------------------------------
+# Security ---------------------------------------------------------------------------------------------------
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -216,8 +249,8 @@ if BEHIND_TLS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 CONTENT_SECURITY_POLICY = {
-    # Admin pages add 'unsafe-eval' for themselves alone (xnai_site.middleware): unfold's Alpine build evaluates
-    # expressions. The pages of the bus stay strict.
+    # Admin pages add 'unsafe-eval' for themselves alone (xnai_site.middleware): unfold's Alpine build
+    # evaluates expressions. The pages of the bus stay strict.
     "DIRECTIVES": {
         "default-src": [SELF],
         "script-src": [SELF, NONCE],
@@ -233,8 +266,13 @@ CONTENT_SECURITY_POLICY = {
 
 #: Who may read `/metrics`: a bearer token, else the loopback interface only.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+#: Where the processes of one machine keep their counters for `/metrics`; empty: each answers for itself.
+METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
-# Logging: one line an event, no payloads, no secrets -----------------------------------------------------------------
+#: A pipe on which a worker or beat tells its supervisor that it is ready; negative: nobody asks.
+READY_FD = env.int("XNAI_READY_FD", default=-1)
+
+# Logging: one line an event, no payloads, no secrets --------------------------------------------------------
 
 LOG_FORMAT = env.str("LOG_FORMAT", default="console")
 LOGGING = {
@@ -254,6 +292,8 @@ LOGGING = {
         "django.channels.server": {"level": "WARNING"},
         "django_structlog": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
+        # It prints a traceback every second while its server is away; bus.link says it once.
+        "channels_redis": {"level": "CRITICAL"},
     },
 }
 structlog.configure(
@@ -273,7 +313,7 @@ structlog.configure(
 )
 DJANGO_STRUCTLOG_CELERY_ENABLED = False
 
-# The two apps --------------------------------------------------------------------------------------------------------
+# The two apps -----------------------------------------------------------------------------------------------
 
 #: Topic rules: the first pattern that matches wins. `bus/conf.py` documents every key.
 BUS: dict[str, Any] = {
@@ -289,9 +329,11 @@ CLEANUP: dict[str, Any] = {
     "NAIVE_TIMEZONE": env.str("CLEANUP_NAIVE_TIMEZONE", default=TIME_ZONE),
     "REDIS_URL": env.str("CLEANUP_REDIS_URL", default=REDIS_URL),
     #: Paths that no staging area may be, contain or lie in.
-    "FORBIDDEN_PATHS": [BASE_DIR / name for name in ("xnai_site", "bus", "cleanup", "templates", "tests", ".git")],
+    "FORBIDDEN_PATHS": [
+        BASE_DIR / name for name in ("xnai_site", "bus", "cleanup", "templates", "tests", ".git")
+    ],
 }
 
-# Admin: UNFOLD lives in xnai_site/console.py, so that its menu sits beside the pages it names -----------------------
+# Admin: UNFOLD lives in xnai_site/console.py, so that its menu sits beside the pages it names ---------------
 
 from xnai_site.console import UNFOLD  # noqa: E402, F401

@@ -1,9 +1,9 @@
 """Put a SQLite without the WAL-reset bug in place of the interpreter's own.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode that several processes write to
-(https://sqlite.org/wal.html, "the WAL-reset bug"), which is the default of this site: web, worker and beat share
-one file. The `pysqlite3` wheel bundles a sound version. Where the platform has no wheel, `is_sound` lets the
-settings fall back to the rollback journal, and a system check says so.
+(https://sqlite.org/wal.html, "the WAL-reset bug"), which is the default of this site: web, worker and beat
+share one file. The `pysqlite3` wheel bundles a sound version. Where the platform has no wheel, `is_sound`
+lets the settings fall back to the rollback journal, and a system check says so.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from bus.protocol.topics import check_topic
 #: Lengths that both databases hold.
 MAX_EVENT_TYPE = 100
 MAX_TEXT = 200
+MAX_STATUS = 32
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +60,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
     @classmethod
-    def of(cls, event: NewEvent, place: "Appended") -> "StoredEvent":
+    def of(cls, event: NewEvent, place: Appended) -> StoredEvent:
         """Return the event as the log holds it at `place`, without reading it back."""
         return cls(
             topic=event.topic,
@@ -150,9 +151,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def read(
-        self, topic: str, since: Position | None = None, *, limit: int, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: str, since: Position | None = None, *, limit: int, reverse: bool = False) -> Page:
         """Return up to `limit` events after `since` (before it, if `reverse`), in reading order.
 
         Without `since` from the oldest event kept (the newest, if `reverse`). A `since` in another epoch
@@ -163,6 +162,15 @@ class EventLog(Protocol):
 
     def states(self, topics: Collection[str]) -> dict[str, TopicState]:
         """Return the state of those topics that exist."""
+        ...
+
+    def open(self, topic: str) -> TopicState:
+        """Return the state of a topic, which comes to be if it is missing: a reader knows its epoch early.
+
+        Raises:
+            BadRequest: this is no name of a topic.
+            LogUnavailable: the call may be repeated.
+        """
         ...
 
     def names(self, after: str = "", *, limit: int = 1000) -> list[str]:
@@ -195,6 +203,8 @@ def check_event(event: NewEvent) -> None:
     for name, text in (("key", event.key), ("publisher", event.publisher)):
         if text is not None and len(text) > MAX_TEXT:
             raise BadRequest(f"a {name} has at most {MAX_TEXT} characters")
+    if event.end_status is not None and len(event.end_status) > MAX_STATUS:
+        raise BadRequest(f"an end status has at most {MAX_STATUS} characters")
     if event.key == "":
         raise BadRequest("a key is not empty")
     texts = f"{event.event_type}{event.key}{event.publisher}{event.end_status}"

@@ -1,13 +1,12 @@
 """The event log in the memory of one process.
 
 Same contract as the database's (`bus.log.EventLog`), for tests and for the volatile mode, in which nothing
-outlives the process: the connect reply, admin and metrics say so. An open database transaction means nothing
-to it: what is appended is there at once.
+outlives the process: the connect reply, admin and metrics say so. An open database transaction means
+nothing to it: what is appended is there at once.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,10 @@ from threading import Lock
 from msgspec import structs
 
 from bus.log import Appended, NewEvent, Page, StoredEvent, TopicState, check_event, event_id
+from bus.log.batch import new_epoch
 from bus.protocol.errors import BusError, TopicEnded
 from bus.protocol.positions import Position
-
-
-def new_epoch() -> str:
-    """Draw an epoch: 64 random bits, so none is ever seen twice."""
-    return secrets.token_hex(8)
+from bus.protocol.topics import check_topic
 
 
 @dataclass(slots=True)
@@ -115,9 +111,7 @@ class MemoryEventLog:
         else:
             self._topics[name] = topic
 
-    def read(
-        self, topic: str, since: Position | None = None, *, limit: int, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: str, since: Position | None = None, *, limit: int, reverse: bool = False) -> Page:
         """Return events after `since`, or before it in reverse."""
         with self._lock:
             held = self._topics.get(topic)
@@ -136,6 +130,12 @@ class MemoryEventLog:
         with self._lock:
             return {name: _state(name, held) for name in topics if (held := self._topics.get(name))}
 
+    def open(self, topic: str) -> TopicState:
+        """Return the state of a topic, made if missing."""
+        check_topic(topic)
+        with self._lock:
+            return _state(topic, self._topics.setdefault(topic, _Topic()))
+
     def names(self, after: str = "", *, limit: int = 1000) -> list[str]:
         """Return names of topics in order."""
         with self._lock:
@@ -150,9 +150,7 @@ class MemoryEventLog:
             trimmed += went
         return trimmed
 
-    def _trim_batch(
-        self, topic: str, max_age: timedelta | None, max_events: int | None, batch: int
-    ) -> int:
+    def _trim_batch(self, topic: str, max_age: timedelta | None, max_events: int | None, batch: int) -> int:
         oldest = None if max_age is None else self._clock() - max_age
         went = 0
         with self._lock:
@@ -173,9 +171,7 @@ class MemoryEventLog:
             return self._topics.pop(topic, None) is not None
 
 
-def _slice(
-    events: list[StoredEvent], since: Position | None, limit: int, reverse: bool
-) -> list[StoredEvent]:
+def _slice(events: list[StoredEvent], since: Position | None, limit: int, reverse: bool) -> list[StoredEvent]:
     if reverse:
         chosen = [event for event in reversed(events) if since is None or event.offset < since.offset]
     else:

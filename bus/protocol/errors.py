@@ -19,8 +19,8 @@
     └── LogUnavailable          402, retryable
     Disconnect                  code, reason: the connection must end
 
-Codes up to 399 belong to the Centrifugo client protocol, 400 to 1999 are ours. Edges turn these into replies; nobody
-else does.
+Codes up to 399 belong to the Centrifugo client protocol, 400 to 1999 are ours. Edges turn these into
+replies; nobody else does.
 """
 
 from __future__ import annotations
@@ -288,6 +288,6 @@ class Disconnect(Exception):
 
     def __init__(self, code: DisconnectCode, reason: str | None = None) -> None:
         self.code = code
-        #: At most 123 bytes fit into a WebSocket close frame.
-        self.reason = (code.reason if reason is None else reason)[:120]
+        #: At most 123 bytes: more does not fit into a WebSocket close frame.
+        self.reason = (code.reason if reason is None else reason).encode()[:123].decode(errors="ignore")
         super().__init__(f"{int(code)}: {self.reason}")

@@ -1,9 +1,9 @@
 """Bytes on the wire: the JSON form of the Centrifugo client protocol v2, and the plain JSON form.
 
 Commands come in joined by line ends, replies and pushes go out one message each; the caller joins them with
-`join`. An event's payload, tags and info are bytes that were encoded once when it was published and are embedded as
-they are. Fields that are zero, false or empty are left out, as in the protocol's reference server; `{}` is ping and
-pong. Field names follow `definitions/client.proto` of centrifugal/protocol.
+`join`. An event's payload, tags and info are bytes that were encoded once, when it was published, and are
+embedded as they are. Fields that are zero, false or empty are left out, as the reference server does; `{}`
+is ping and pong. Field names follow `definitions/client.proto` of centrifugal/protocol.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bus.protocol.limits import MAX_BYTES, MAX_DEPTH, strict_json
 #: Both directions: "are you there" from the server, "yes" from the client.
 PING = b"{}"
 
-#: A command wraps what its sender means in at most this many objects.
-ENVELOPE_DEPTH = 3
+#: A command wraps the data of its sender in this many objects.
+ENVELOPE_DEPTH = 2
 
 CommandId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Offset = Annotated[int, Meta(ge=0)]
@@ -140,7 +140,7 @@ class Command(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """A message that is no sound command. With an id the sender can be told; without one it cannot be matched."""
+    """A message that is no sound command. With an id its sender can be told; without one it cannot."""
 
     id: int
     error: BusError
@@ -156,7 +156,7 @@ _decode_id = msgspec.json.Decoder(_OnlyId).decode
 def decode(
     frame: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> list[Command | Malformed]:
-    """Split a frame into its commands, in order. Never raises: what cannot be read is in its place as `Malformed`.
+    """Split a frame into its commands, in order. Never raises: what cannot be read comes as `Malformed`.
 
     Args:
         frame: one WebSocket message.
@@ -292,7 +292,7 @@ def push_subscribe(topic: str, result: SubscribeResult) -> bytes:
 
 
 def push_unsubscribe(topic: str, code: int, reason: str) -> bytes:
-    """Return the push that ends a subscription. Both fields are always there: the Python SDK reads them unasked."""
+    """Return the push that ends a subscription. Both fields are always there: the Python SDK needs them."""
     body = {"code": int(code), "reason": reason}
     return b'{"push":{"channel":%b,"unsubscribe":%b}}' % (_to_json(topic), _to_json(body))
 

@@ -1,9 +1,9 @@
 """What may come in: the one gate for all JSON, and rates.
 
-`strict_json` stands before every door (socket, HTTP, command line); `check_value` says the same of a Python value that
-is about to be published. Both databases store what passes, so they must not disagree about it later: PostgreSQL
-refuses NUL and lone surrogates, JSON has no NaN, and readers differ about repeated keys and huge integers.
-`TokenBucket` decides about rates; the clock is an argument.
+`strict_json` stands before every door (socket, HTTP, command line); `check_value` says the same of a Python
+value that is about to be published. Both databases store what passes, so they must not disagree about it
+later: PostgreSQL refuses NUL and lone surrogates, JSON has no NaN, and readers differ about repeated keys
+and huge integers. `TokenBucket` decides about rates; the clock is an argument.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _decode = msgspec.json.Decoder().decode
 def strict_json(raw: bytes | str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
     """Decode one JSON value, or say why it is refused.
 
-    Refused: more than `max_bytes`, nested deeper than `max_depth`, NaN or Infinity, NUL, a lone surrogate, bytes that
-    are no UTF-8, a repeated key in an object, an integer outside of 64 signed bits.
+    Refused: more than `max_bytes`, nested deeper than `max_depth`, NaN or Infinity, NUL, a lone surrogate,
+    bytes that are no UTF-8, a repeated key in an object, an integer outside of 64 signed bits.
 
     Raises:
         BadRequest: with the reason.
@@ -46,7 +46,7 @@ def strict_json(raw: bytes | str, max_bytes: int = MAX_BYTES, max_depth: int = M
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadRequest(f"not JSON: {error}"[:200]) from None
     colons = check_value(value, max_depth)
-    # Where nothing is written as \u, the colons of the value are all that the text has, unless a key was dropped.
+    # Where nothing is written as \u, the value has all colons of the text, unless a key was dropped.
     if b"\\u" in data or colons != data.count(b":"):
         json.loads(data, object_pairs_hook=_refuse_repeated_keys)
     return value
@@ -67,7 +67,7 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
 
 
 def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
-    """Check a Python value against the rules of `strict_json`; return the number of colons that its JSON will have.
+    """Check a Python value against the rules of `strict_json`; return how many colons its JSON will have.
 
     Raises:
         BadRequest: JSON, or one of the databases, cannot hold it.
@@ -165,7 +165,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float, tokens: float = 1.0) -> float:
-        """Take `tokens` and return 0.0, or take nothing and return the seconds after which they will be there."""
+        """Take `tokens` and return 0.0, or take none and return the seconds until they will be there."""
         if now > self._at:
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
         self._at = now

@@ -1,7 +1,8 @@
 """Where a reader stands in a topic, and when what it gets is complete.
 
-Used on every subscribe, resume and hint. The promise kept here: a reader sees offsets 1, 2, 3 ... of one epoch, or is
-told that it cannot; what was read from the log and what arrived meanwhile are joined without a gap or a repetition.
+Used on every subscribe, resume and hint. The promise kept here: a reader sees offsets 1, 2, 3 ... of one
+epoch, or is told that it cannot; what was read from the log and what arrived meanwhile are joined without a
+gap or a repetition.
 """
 
 from __future__ import annotations

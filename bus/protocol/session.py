@@ -1,21 +1,20 @@
 """The state of one client that speaks the Centrifugo protocol, without I/O.
 
-    driver: frame --> Session.receive --> actions --> (database, hub, ...) --> Session.subscribed, failed, ... --> bytes
+    frame --> Session.receive --> actions --> (driver: log, hub, ...) --> Session.subscribed, ... --> bytes
 
-`receive` turns a frame into actions; the driver carries them out one after the other, in order, and sends the bytes
-that the matching answer method returns. That order is the promise of the protocol: the first command is connect, and
-answers come in the order of their commands. After `Fail`, or once `is_closed` is true, the driver closes and carries
-out nothing more. Time comes in as seconds of any steady clock.
+`receive` turns a frame into actions; the driver carries them out one after the other, in order, and sends
+the bytes that the matching answer method returns. That order is the promise of the protocol: the first
+command is connect, and answers come in the order of their commands. After `Fail`, or once `is_closed` is
+true, the driver closes and carries out nothing more. Time comes in as seconds of any steady clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
-import msgspec
 from msgspec import UNSET, Struct
 
 from bus.protocol import frames
@@ -223,7 +222,7 @@ class Session:
         return frozenset(self._topics)
 
     def is_current(self, action: Subscribe) -> bool:
-        """Tell whether `action` still holds its topic; if the server subscribed meanwhile, refuse it with 105."""
+        """Tell whether `action` still holds its topic; if not, the server subscribed: refuse it with 105."""
         return self._topics.get(action.topic) == action.id
 
     def receive(self, frame: bytes | str, now: float) -> list[Action]:
@@ -245,7 +244,7 @@ class Session:
             method = _method(command)
             self._check_order(method)
             if method is None:
-                return self._pong()
+                return self._pong(now)
             self._check_rate(now)
             return self._request(method, command)
         except BusError as error:
@@ -277,11 +276,11 @@ class Session:
 
     def _request(self, method: str, command: Command) -> Action:
         if method == "send":
-            assert command.send is not None
-            return Send(command.send.data)
+            return Send(getattr(command, method).data)
         if not command.id:
             raise BadRequest("a command needs an id")
-        return _BUILDERS[method](self, command.id, getattr(command, method))
+        build: Callable[[Session, int, Any], Action] = _BUILDERS[method]
+        return build(self, command.id, getattr(command, method))
 
     def _connect(self, command_id: int, request: ConnectRequest) -> Action:
         if len(request.subs) > self.limits.max_subscriptions:
@@ -334,7 +333,10 @@ class Session:
     def _ping(self, command_id: int, _: frames.PingRequest) -> Action:
         return Reply(frames.reply(command_id, "ping"))
 
-    def _pong(self) -> Action:
+    def _pong(self, now: float) -> Action:
+        """Take the answer to a ping. Only unasked ones count against the rate."""
+        if self._pong_by is None:
+            self._check_rate(now)
         self._pong_by = None
         return Pong()
 
@@ -369,7 +371,7 @@ class Session:
         return frames.reply(action.id, "presence_stats", frames.presence_stats_result(clients, users))
 
     def history(self, action: History, publications: Iterable[bytes], epoch: str, offset: int) -> bytes:
-        """Answer history; the publications come from `frames.publication`, `offset` is the top of the topic."""
+        """Answer history; publications come from `frames.publication`, `offset` is the top of the topic."""
         return frames.reply(action.id, "history", frames.history_result(publications, epoch, offset))
 
     def called(self, action: Rpc, data: Any) -> bytes:
@@ -385,7 +387,7 @@ class Session:
         return frames.reply(action.id, "sub_refresh", frames.encode(result))
 
     def failed(self, action: Request, error: BusError) -> bytes:
-        """Answer with an error. A failed subscribe frees its topic; after a failed connect the session is closed."""
+        """Answer with an error. A failed subscribe frees its topic; a failed connect closes the session."""
         if isinstance(action, Connect):
             self._state = _State.CLOSED
         elif isinstance(action, Subscribe) and self.is_current(action):
@@ -418,7 +420,8 @@ class Session:
         if self._pong_by is not None and now >= self._pong_by:
             return self.close(Disconnect(DisconnectCode.NO_PONG))
         self._ping_at = now
-        self._pong_by = now + self.limits.pong_timeout
+        if self._pong_by is None:
+            self._pong_by = now + self.limits.pong_timeout
         return Ping()
 
     def next_due(self) -> float:

@@ -1,8 +1,8 @@
 """Names of topics, and which rule holds for a name.
 
-A topic is `area:id`, or an area alone (`broadcast`), in at most 200 bytes of `[A-Za-z0-9_.:@-]`. Rules are found by
-pattern, the most specific first. `group_name` is the name by which the processes of a site know a topic in the
-channel layer, whose own grammar is narrower.
+A topic is `area:id`, or an area alone (`broadcast`), in at most 200 bytes of `[A-Za-z0-9_.:@-]`. Rules are
+found by pattern, the most specific first. `group_name` is the name by which the processes of a site know a
+topic in the channel layer, whose own grammar is narrower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bus.protocol.errors import BadRequest
 
 MAX_TOPIC_BYTES = 200
 
-#: Names remembered with their rule. Beyond it the memory starts anew: names come from clients and have no end.
+#: Names remembered with their rule; beyond it the memory starts anew, for clients may think of any name.
 _REMEMBERED = 10_000
 
 _NAME = re.compile(rf"[A-Za-z0-9_.:@-]{{1,{MAX_TOPIC_BYTES}}}")
@@ -46,12 +46,12 @@ def split(topic: str) -> tuple[str, str]:
 
 
 def group_name(topic: str) -> str:
-    """Return the channel-layer group of a topic: letters and digits only, at most 99 bytes, no two topics alike."""
+    """Return the channel-layer group of a topic: letters, digits and a dot, no two topics alike."""
     return "bus." + blake2b(topic.encode(), digest_size=20).hexdigest()
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Tell whether `topic` fits `pattern`, in which `*` stands for any run of characters and nothing else is special."""
+    """Tell whether `topic` fits `pattern`, in which only `*` is special: any run of characters."""
     return _compiled(pattern).fullmatch(topic) is not None
 
 
@@ -71,7 +71,7 @@ RuleT = TypeVar("RuleT", bound=HasPattern)
 
 
 class RuleBook(Generic[RuleT]):
-    """The rules of all topics. The most specific pattern that fits a topic wins; among equals the first given.
+    """The rules of all topics. The most specific pattern that fits wins; among equals the first given.
 
     More specific is: without a star before with one, then the longer literal text.
     """

@@ -1,7 +1,7 @@
 """Ages in the syntax of tmpfiles.d: ``2d``, ``1h30m``, ``1w``, ``90`` (seconds).
 
-Units: us, ms, s, m and min (minutes), h, d, w, M (months of 30.44 days) and y (365.25 days), in upper and lower
-case only as written here; ``m`` is minutes and ``M`` months, as in systemd. Parts add up, in any order.
+Units: us, ms, s, m and min (minutes), h, d, w, M (months of 30.44 days) and y (365.25 days), in upper and
+lower case only as written here; ``m`` is minutes and ``M`` months, as in systemd. Parts add up, in any order.
 """
 
 import re
@@ -68,7 +68,9 @@ def parse_age(text: str) -> timedelta:
     while at < len(stripped):
         match = _PART.match(stripped, at)
         if match is None:
-            raise PolicyInvalid(f"age {text!r} is not understood at {stripped[at:]!r}; write for example 2d or 1h30m")
+            raise PolicyInvalid(
+                f"age {text!r} is not understood at {stripped[at:]!r}; write for example 2d or 1h30m"
+            )
         total += _part_us(match, text)
         at = match.end()
     if not stripped:

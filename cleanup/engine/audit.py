@@ -1,10 +1,10 @@
 """The audit chain: who did what to which file, in an order that cannot be changed unnoticed.
 
-Every step of a file's life is written as an entry that carries the hash of the entry before it, so that a change,
-a removal, an insertion or a swap anywhere breaks the chain at a place that `verify_chain` names. A cut-off tail
-shows only against a head that was kept elsewhere. Callers hand over an `AuditRecord`; a sink gives it its number
-and seals it. This file computes; where entries are kept is a sink's matter: `MemoryAuditSink` here,
-`cleanup.engine.auditlog` for a file, and the Django side for the database.
+Every step of a file's life is written as an entry that carries the hash of the entry before it, so that a
+change, a removal, an insertion or a swap anywhere breaks the chain at a place that `verify_chain` names. A
+cut-off tail shows only against a head that was kept elsewhere. Callers hand over an `AuditRecord`; a sink
+gives it its number and seals it. This file computes; where entries are kept is a sink's matter:
+`MemoryAuditSink` here, `cleanup.engine.auditlog` for a file, and the Django side for the database.
 """
 
 import hashlib
@@ -68,9 +68,10 @@ class ChainReport(msgspec.Struct, frozen=True, kw_only=True):
 class AuditSink(Protocol):
     """Where entries go.
 
-    `write` returns only when the entries are as durable as the sink promises, numbered without a gap after all
-    earlier ones. It writes all of `records` or none. Two writers at once never fork the chain: the implementer
-    takes a lock from reading the head until moving it. An empty sequence is allowed and writes nothing.
+    `write` returns only when the entries are as durable as the sink promises, numbered without a gap after
+    all earlier ones. It writes all of `records` or none. Two writers at once never fork the chain: the
+    implementer takes a lock from reading the head until moving it. An empty sequence is allowed and writes
+    nothing.
     """
 
     def write(self, records: Sequence[AuditRecord]) -> list[AuditEntry]:

@@ -1,9 +1,9 @@
 """The audit chain in a file: one JSON object a line, fsynced before `write` returns.
 
-This is the audit of the engine when no database is at hand. The file is locked from reading its tail until the new
-lines are on disk, so writers in several processes never fork the chain. A last line without its line feed is a
-write that never returned to anybody: it is cut off before the next one. A last line that is whole but is no entry
-is not ours to mend, and the sink refuses to go on.
+This is the audit of the engine when no database is at hand. The file is locked from reading its tail until
+the new lines are on disk, so writers in several processes never fork the chain. A last line without its line
+feed is a write that never returned to anybody: it is cut off before the next one. A last line that is whole
+but is no entry is not ours to mend, and the sink refuses to go on.
 """
 
 import fcntl

@@ -12,9 +12,9 @@
     ├── RunStopped                  somebody asked the run to stop
     └── AuditInvalid                an audit record cannot be sealed, or the log cannot be continued
 
-One file's trouble is an outcome in a report and never an exception: an exception means that going on is unsafe.
-``code`` is stable, and meant for programs; the message is meant for people; ``retryable`` tells a scheduler
-whether the same call may succeed later without anybody changing anything.
+One file's trouble is an outcome in a report and never an exception: an exception means that going on is
+unsafe. ``code`` is stable, and meant for programs; the message is meant for people; ``retryable`` tells a
+scheduler whether the same call may succeed later without anybody changing anything.
 """
 
 from typing import ClassVar

@@ -85,8 +85,8 @@ def _short(error: BaseException) -> str:
 def moment(expires_at: datetime, naive_timezone: tzinfo) -> datetime:
     """Place `expires_at` on the time line, in UTC.
 
-    A time without a zone is read in `naive_timezone`; where clocks are set back and it happens twice, the later
-    one counts, since the earlier could delete an hour too soon.
+    A time without a zone is read in `naive_timezone`; where clocks are set back and it happens twice, the
+    later one counts, since the earlier could delete an hour too soon.
 
     Raises:
         OverflowError: outside the years 1 to 9999 in UTC.

@@ -1,10 +1,10 @@
 """Crash points: places where a test may make this process die or its disk fail.
 
-Every step that changes the disk is bracketed by `crash_point`. Nothing happens unless the environment arms one
-point before the process starts: ``FAULT=trash.after_rename:3:kill`` sends SIGKILL at the third pass, and an
-errno name instead of ``kill`` (``FAULT=trash.before_manifest:1:ENOSPC``) raises that OSError. ``*`` counts every
-point, so that ``FAULT=*:17:kill`` kills at the seventeenth step whichever it is. An armed name that is not of this
-library is left alone: other libraries read the same variable.
+Every step that changes the disk is bracketed by `crash_point`. Nothing happens unless the environment arms
+one point before the process starts: ``FAULT=trash.after_rename:3:kill`` sends SIGKILL at the third pass, and
+an errno name instead of ``kill`` (``FAULT=trash.before_manifest:1:ENOSPC``) raises that OSError. ``*`` counts
+every point, so that ``FAULT=*:17:kill`` kills at the seventeenth step whichever it is. An armed name that is
+not of this library is left alone: other libraries read the same variable.
 """
 
 import errno
@@ -43,7 +43,7 @@ POINTS = frozenset(
 )
 
 
-class _Armed:
+class Armed:
     """One armed fault and how many passes it still waits for."""
 
     def __init__(self, spec: str) -> None:
@@ -65,7 +65,7 @@ class _Armed:
         raise OSError(number, f"{os.strerror(number)} (injected at {name})")
 
 
-_armed = _Armed(os.environ["FAULT"]) if os.environ.get("FAULT") else None
+_armed = Armed(os.environ["FAULT"]) if os.environ.get("FAULT") else None
 
 
 def crash_point(name: str) -> None:

@@ -1,13 +1,13 @@
 """File names as text, and patterns over them.
 
-A file name is bytes: it may hold a newline, a terminal escape or half a UTF-8 sequence, and none of these belongs in
-a database row, a log line or a web page. `escape` writes any name as printable text and `unescape` gives back the
-very same bytes. Patterns are matched against the escaped path below the area, so what an operator reads is what a
-pattern sees.
+A file name is bytes: it may hold a newline, a terminal escape or half a UTF-8 sequence, and none of these
+belongs in a database row, a log line or a web page. `escape` writes any name as printable text and `unescape`
+gives back the very same bytes. Patterns are matched against the escaped path below the area, so what an
+operator reads is what a pattern sees.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from cleanup.engine.errors import PolicyInvalid
@@ -29,9 +29,7 @@ def escape(name: bytes) -> str:
             return text
     else:
         text = name.decode("utf-8", "surrogateescape")
-    return "".join(
-        char if char.isprintable() and char != "\\" else _escape_char(char) for char in text
-    )
+    return "".join(char if char.isprintable() and char != "\\" else _escape_char(char) for char in text)
 
 
 def _escape_char(char: str) -> str:
@@ -108,9 +106,7 @@ def _translate(pattern: str) -> str:
 
 
 def _source(pattern: str, *, subtree: bool) -> str:
-    """Return the regex of one pattern, to be tried with ``fullmatch``."""
-    if pattern.startswith("re:"):
-        return f"(?s:.*(?:{pattern[3:]}).*)"
+    """Return the regex of one glob, to be tried with ``fullmatch``."""
     below = "(?:/.*)?" if subtree else ""
     if pattern.endswith("/"):
         pattern, below = pattern[:-1], "/.*"
@@ -121,9 +117,10 @@ def _source(pattern: str, *, subtree: bool) -> str:
 class Patterns:
     r"""A set of patterns; a path matches when any of them does.
 
-    A glob without a slash is compared with the name at any depth, a glob with one with the whole path below the
-    area. ``*``, ``?`` and ``[…]`` stay within one name; ``**`` crosses directories; a trailing slash means all
-    that lies below. ``re:`` starts a regular expression, found anywhere in the path unless anchored.
+    A glob without a slash is compared with the name at any depth, a glob with one with the whole path below
+    the area. ``*``, ``?`` and ``[…]`` stay within one name; ``**`` crosses directories; a trailing slash
+    means all that lies below. ``re:`` starts a regular expression, found anywhere in the path unless
+    anchored.
     """
 
     def __init__(self, patterns: Sequence[str], *, subtree: bool = False) -> None:
@@ -132,24 +129,23 @@ class Patterns:
         Raises:
             PolicyInvalid: a pattern is empty or not a regular expression.
         """
-        compiled = [(pattern, _compile(pattern, subtree=subtree)) for pattern in patterns]
-        self._compiled = tuple(compiled)
+        self._matchers = tuple((pattern, _matcher(pattern, subtree=subtree)) for pattern in patterns)
 
     def match(self, text: str) -> str | None:
         """Return the first pattern that matches the escaped path `text`, or None."""
-        for pattern, regex in self._compiled:
-            if regex.fullmatch(text):
+        for pattern, matches in self._matchers:
+            if matches(text):
                 return pattern
         return None
 
 
-def _compile(pattern: str, *, subtree: bool) -> re.Pattern[str]:
+def _matcher(pattern: str, *, subtree: bool) -> Callable[[str], object]:
     if not pattern or pattern in ("/", "re:"):
         raise PolicyInvalid("a pattern is empty")
     try:
         if pattern.startswith("re:"):
-            re.compile(pattern[3:])
-        return re.compile(_source(pattern, subtree=subtree))
+            return re.compile(pattern[3:]).search
+        return re.compile(_source(pattern, subtree=subtree)).fullmatch
     except (re.error, RecursionError, OverflowError) as error:
         raise PolicyInvalid(f"pattern {pattern!r} cannot be compiled: {error}") from error
 

@@ -1,9 +1,9 @@
 """What may go, and why: a policy, a candidate, a verdict.
 
-`judge` looks at one candidate under one policy at one moment and says *trash* or *keep*, with the reason. It is the
-only place where that is decided, for a preview as for a run. It touches no disk and reads no clock: what was seen on
-disk arrives as a `Candidate`, the time as `now`. Whatever is in doubt (an unknown time stamp, a companion that does
-not parse, a second hard link) is kept.
+`judge` looks at one candidate under one policy at one moment and says *trash* or *keep*, with the reason. It
+is the only place where that is decided, for a preview as for a run. It touches no disk and reads no clock:
+what was seen on disk arrives as a `Candidate`, the time as `now`. Whatever is in doubt (an unknown time
+stamp, a companion that does not parse, a second hard link) is kept.
 """
 
 from collections.abc import Iterator
@@ -92,8 +92,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     rule: Rule  #: orphan, watermark, keep_newest and rows are to follow, each with its own judge
     age: timedelta | None = None
-    #: Which stamps must all be older: a(ccess) b(irth) c(hange) m(odification). The default is m alone, since a
-    #: backup renews a and a chown renews c.
+    #: Which stamps must all be older: a(ccess) b(irth) c(hange) m(odification). The default is m alone, since
+    #: a backup renews a and a chown renews c.
     age_by: frozenset[str] = frozenset("m")
     include: tuple[str, ...] = ()  #: nothing given: everything
     exclude: tuple[str, ...] = ()  #: wins over include, and protects what lies below a matched directory
@@ -166,7 +166,6 @@ def _pattern_complaints(policy: Policy) -> Iterator[str]:
         zone_name(policy.naive_timezone)
     except PolicyInvalid as error:
         yield str(error)
-
 
 
 def _keep(reason: Reason, detail: str = "") -> Verdict:
@@ -268,7 +267,6 @@ def _companion_problem(policy: Policy, companion: Companion, expected: bytes) ->
     if companion.stat.nlink > 1 and not policy.allow_hardlinks:
         return "hard-linked"
     return companion.error
-
 
 
 def task_id_of(policy: Policy, path: bytes) -> str | None:

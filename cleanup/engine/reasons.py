@@ -1,7 +1,7 @@
 """Why a file went or stayed: every reason the engine gives, each with one line of meaning.
 
-A reason is a stable word, written into plans, item rows, audit entries and metrics. Reasons of judging come first,
-then those of planning and verifying, then those of the walk and of the move.
+A reason is a stable word, written into plans, item rows, audit entries and metrics. Reasons of judging come
+first, then those of planning and verifying, then those of the walk and of the move.
 """
 
 from enum import StrEnum

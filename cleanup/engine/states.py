@@ -1,9 +1,9 @@
 """The states of one planned file, the moves between them, and what to do after a crash.
 
 The table is the contract between the rows of whoever keeps them and what is found on disk. A row moves by
-compare-and-set along `TRANSITIONS` and no other way. After a crash `recover` compares the row's state with what
-`cleanup.engine.trash.observe` saw, and says how to go on; it is total: every combination has one answer, and any
-that ought to be impossible is answered by ERROR, which touches nothing.
+compare-and-set along `TRANSITIONS` and no other way. After a crash `recover` compares the row's state with
+what `cleanup.engine.trash.observe` saw, and says how to go on; it is total: every combination has one answer,
+and any that ought to be impossible is answered by ERROR, which touches nothing.
 """
 
 from datetime import datetime, timedelta
@@ -42,7 +42,7 @@ TRANSITIONS: dict[ItemState, frozenset[ItemState]] = {
     _S.PURGE_INTENT: frozenset({_S.PURGED, _S.TRASHED, _S.LOST, _S.ERROR}),
     _S.RESTORING: frozenset({_S.RESTORED, _S.TRASHED, _S.LOST, _S.ERROR}),
     # Found again: somebody put it back into the trash, or a snapshot was mounted.
-    _S.LOST: frozenset({_S.TRASHED}),
+    _S.LOST: frozenset({_S.TRASHED, _S.ERROR}),
     # An error may leave bytes in the trash; they can be brought back, never purged by time.
     _S.ERROR: frozenset({_S.RESTORING}),
     _S.PURGED: frozenset(),
@@ -104,7 +104,9 @@ class Decision(StrEnum):
     PURGE_ON = "purge_on"  #: call `purge` again
     PURGED = "purged"  #: set purged
     ADOPT = "adopt"  #: make the row from the manifest, as trashed
-    ADOPT_ERROR = "adopt_error"  #: make the row from the manifest, as error: it can be restored, never purged by time
+    ADOPT_ERROR = (
+        "adopt_error"  #: make the row from the manifest, as error: it can be restored, never purged by time
+    )
     ERROR = "error"  #: set error, touch nothing
 
 
@@ -130,8 +132,8 @@ _ADOPTION = {
     InTrash.NO: _D.NOTHING,  # the manifest of an emptied batch; `tidy` removes it
 }
 
-#: While moving. RETRY is right wherever `move` itself knows how to finish or to put back. The same file at its
-#: place and in the trash at once cannot come from a rename.
+#: While moving. RETRY is right wherever `move` itself knows how to finish or to put back. The same file at
+#: its place and in the trash at once cannot come from a rename.
 _INTENT: dict[InTrash, dict[Source, Decision]] = {
     InTrash.NO: {
         Source.SAME: _D.RETRY,

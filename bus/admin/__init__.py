@@ -1,0 +1,12 @@
+"""The pages of the bus in the console: who is connected, what was said, who may come in.
+
+Rows are read here and never written: a person acts through the verbs of `bus.connections` and `bus.tokens`,
+from pages that ask first (`bus.console`). Lists stay fast however long the log is: no full counts, filters
+that have an index.
+"""
+
+from __future__ import annotations
+
+from bus.admin import connections, keys, log
+
+__all__ = ["connections", "keys", "log"]

@@ -1,0 +1,149 @@
+"""API keys: made here, shown once, revoked here."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from bus import cells
+from bus.console import Change, LinesField, ReadOnlyAdmin, change
+from bus.models import ApiKey
+from bus.protocol.errors import BusError
+from bus.tokens import create_api_key, revoke_api_key
+
+
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What a new key may do."""
+
+    scopes = LinesField(
+        required=False,
+        help_text=(
+            "One a line: publish, publish:agent, publish:task, publish:broadcast. None: it may only read."
+        ),
+    )
+    topics = LinesField(
+        required=False,
+        label="Topic patterns",
+        help_text="One a line, such as task:*. None: every topic that its scopes and the rules allow.",
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = ("name", "agent_id", "scopes", "topics", "expires_at")
+        labels: ClassVar = {"agent_id": "Agent", "expires_at": "Expires"}
+        help_texts: ClassVar = {
+            "name": "Who holds it, such as “nightly importer”.",
+            "agent_id": "The agent it acts as. Empty: a server that publishes for any.",
+            "expires_at": "Empty: good until it is revoked.",
+        }
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    """Keys of agents and servers."""
+
+    intro = (
+        "A key lets an agent or a server in. Only its hash is kept: it is shown once, when it is made. A "
+        "lost key is revoked and replaced."
+    )
+    refusals = (BusError,)
+    list_display = ("name", "state", "acts_as", "reach", "used", "expires", "prefix")
+    search_fields = ("name", "prefix", "agent_id")
+    ordering = ("name",)
+    fields = (("name", "state", "prefix"), ("acts_as", "reach"), ("used", "expires", "made"))
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("bus.add_apikey")
+
+    def get_form(
+        self, request: HttpRequest, obj: Model | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        if obj is None:
+            kwargs["form"] = ApiKeyForm
+        return super().get_form(request, obj, change, **kwargs)
+
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        return self.fields if obj is not None else ("name", "agent_id", "scopes", "topics", "expires_at")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Make the key. The row of the form becomes the row that was made."""
+        made, secret = create_api_key(**form.cleaned_data)
+        obj.__dict__.update(made.__dict__)
+        form.shown_once = secret
+
+    def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
+        request.console_form = form  # type: ignore[attr-defined]  # `response_add` gets no form
+        return super().save_form(request, form, change)
+
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        """Show the key in this very answer: it is put in no session, cookie or log."""
+        form = request.console_form  # type: ignore[attr-defined]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "API key",
+            "opts": self.opts,
+            "row": obj,
+            "key": form.shown_once,
+        }
+        response = TemplateResponse(request, "console/key_shown.html", context)
+        response["Cache-Control"] = "no-store"
+        return response
+
+    @display(description="State")
+    def state(self, row: ApiKey) -> SafeString:
+        if row.revoked_at is not None:
+            return cells.badge("revoked", "bad")
+        if row.expires_at is not None and row.expires_at <= timezone.now():
+            return cells.badge("expired", "warn")
+        return cells.badge("valid", "good")
+
+    @display(description="Acts as", ordering="agent_id")
+    def acts_as(self, row: ApiKey) -> SafeString | str:
+        return cells.mono(row.agent_id) if row.agent_id else "a server"
+
+    @display(description="May do, and where")
+    def reach(self, row: ApiKey) -> SafeString:
+        return cells.pair(
+            ", ".join(row.scopes) or "read", ", ".join(row.topics) or "wherever the rules allow"
+        )
+
+    @display(description="Last used", ordering="last_used_at")
+    def used(self, row: ApiKey) -> SafeString | str:
+        return cells.moment(row.last_used_at, empty="never")
+
+    @display(description="Expires", ordering="expires_at")
+    def expires(self, row: ApiKey) -> SafeString | str:
+        return cells.moment(row.expires_at, empty="never")
+
+    @display(description="Made", ordering="created_at")
+    def made(self, row: ApiKey) -> SafeString | str:
+        return cells.moment(row.created_at)
+
+    def applies(self, change: Change, row: Any) -> bool:
+        return row.revoked_at is None
+
+    @change(
+        "Revoke",
+        permission="bus.revoke_apikey",
+        role="admin",
+        explain=(
+            "The key is useless from now on, for good; connections that were made with it are closed within"
+            " seconds."
+        ),
+        danger=True,
+    )
+    def revoke(self, request: HttpRequest, rows: QuerySet[ApiKey], data: dict[str, Any]) -> str:
+        names = [row.name for row in rows]
+        for row in rows:
+            revoke_api_key(row)
+        return f"Revoked: {', '.join(names)}."

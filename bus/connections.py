@@ -1,0 +1,509 @@
+"""Who is connected: the single source of truth, one `ConnectionManager` in each process.
+
+It counts and limits, writes rows and heartbeats (`bus.leases`), keeps one live connection for each agent id, and
+reaches the connections of other processes through the log and the channel layer. The newest connection of an agent is
+the owner, wherever it is: the former is closed with 4501. It never accepts a socket, and takes any object that has
+async `send_json` and `close`. Every method runs in one event loop and changes its tables without awaiting between, so
+concurrent tasks cannot disturb each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+from django.db import DatabaseError
+from django.db.models import Q
+from django.utils import timezone
+
+from bus import layer, leases, publishing, tokens
+from bus.conf import conf
+from bus.layer import Control
+from bus.leases import Details, Farewell, Pulse
+from bus.log.current import event_log
+from bus.log.threads import in_thread
+from bus.models import ActiveConnection
+from bus.metrics import CONNECTION_SECONDS, CONNECTIONS, DISCONNECTIONS, RECONNECTIONS, REFUSED
+from bus.protocol.errors import BusError, Disconnect, DisconnectCode
+from bus.protocol.positions import Position
+
+logger = logging.getLogger(__name__)
+
+#: A connection that is replaced has this long to take its goodbye.
+GOODBYE = 1.0
+#: API keys of live connections are looked up this often.
+KEY_CHECK = 4.0
+#: Events in one read of a replay.
+REPLAY_PAGE = 1_000
+
+
+class Connection(Protocol):
+    """Anything that can be sent JSON and be closed."""
+
+    async def send_json(self, data: Any) -> None:
+        """Send one JSON object."""
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close, and say why."""
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A connection that this process holds."""
+
+    connection: Connection
+    details: Details
+    generation: int = 0
+    #: Whether it reads its inbox itself, so that published events reach it by way of the hub.
+    reads_inbox: bool = False
+    last_activity: datetime = field(default_factory=timezone.now)
+    events_in: int = 0
+    events_out: int = 0
+    #: Steady seconds at which it began.
+    began: float = field(default_factory=time.monotonic)
+    #: What it is subscribed to, and what it owes, asked at each heartbeat.
+    topics: Callable[[], list[str]] = list
+    pending_bytes: Callable[[], int] = int
+
+
+class HasDetails(Protocol):
+    """A subscriber that says who it is."""
+
+    @property
+    def details(self) -> Details:
+        """Who is connected."""
+
+
+def is_meant(order: Control, whom: HasDetails) -> bool:
+    """Tell whether an order is about this connection: by client, agent, user or key, whichever it names."""
+    details = whom.details
+    named = (
+        (order.client_id, details.client_id),
+        (order.agent_id, details.agent_id),
+        (order.user_id, details.user_id),
+        (order.key_prefix, details.key_prefix),
+    )
+    return any(wanted and wanted == own for wanted, own in named)
+
+
+class ConnectionManager:
+    """See the module.
+
+    Args:
+        max_connections: live connections of this process; by default `BUS["MAX_CONNECTIONS"]`.
+    """
+
+    def __init__(self, max_connections: int | None = None) -> None:
+        self._max_connections = max_connections
+        self._live: dict[str, Live] = {}
+        self._agents: dict[str, Live] = {}
+        #: Connections whose rows are just being written: they hold a place, too.
+        self._entering: dict[str, Details] = {}
+        self._elsewhere = 0
+        self._keys_checked = 0.0
+        self._is_closing = False
+
+    # Coming and going -----------------------------------------------------------------------------------------
+
+    async def connect(self, connection: Connection, agent_id: str, session_id: str | None = None) -> bool:
+        """Take charge of an accepted connection of an agent; its former one is closed as replaced.
+
+        Returns:
+            False if there are too many connections, or a newer one of the agent came in between.
+        """
+        details = Details(
+            client_id=str(uuid.uuid4()),
+            agent_id=agent_id,
+            session_id=session_id or "",
+            connected_at=timezone.now(),
+        )
+        try:
+            await self.enter(Live(connection, details))
+        except Disconnect as refusal:
+            logger.warning("a connection of %s was refused: %s", agent_id, refusal)
+            return False
+        return True
+
+    async def enter(self, live: Live) -> None:
+        """Take charge of a connection whose details are known.
+
+        Raises:
+            Disconnect: it has to be closed with this: a limit, a shutdown, or a newer one of the same agent.
+        """
+        details = live.details
+        self._check_limits(details)
+        self._entering[details.client_id] = details
+        try:
+            live.generation = await in_thread(leases.enter, details, layer.INSTANCE)
+        except DatabaseError as error:
+            logger.exception("the rows of a connection could not be written")
+            raise Disconnect(DisconnectCode.SERVER_ERROR) from error
+        finally:
+            del self._entering[details.client_id]
+        await self._install(live)
+
+    async def _install(self, live: Live) -> None:
+        agent_id = live.details.agent_id
+        former = self._agents.get(agent_id) if agent_id else None
+        if former is not None and former.generation > live.generation:
+            raise Disconnect(DisconnectCode.REPLACED)
+        self._live[live.details.client_id] = live
+        CONNECTIONS.labels(live.details.transport).inc()
+        if not agent_id:
+            return
+        self._agents[agent_id] = live
+        if live.generation > 1:
+            RECONNECTIONS.inc()
+        layer.control("replaced", agent_id=agent_id, generation=live.generation)
+        if former is not None:
+            await self._dismiss(former, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason)
+
+    def _check_limits(self, details: Details) -> None:
+        if self._is_closing:
+            raise Disconnect(DisconnectCode.SHUTDOWN)
+        replaces = bool(details.agent_id) and details.agent_id in self._agents
+        others = [live.details for live in self._live.values()] + list(self._entering.values())
+        if len(others) >= self.max_connections and not replaces:
+            self._refuse("server", f"this server takes {self.max_connections}")
+        per_user, per_address = conf().max_connections_per_user, conf().max_connections_per_address
+        if details.user_id and not details.agent_id:
+            same = sum(1 for other in others if other.user_id == details.user_id and not other.agent_id)
+            if same >= per_user:
+                self._refuse("user", f"a user has at most {per_user}")
+        if per_address is not None and details.address and not replaces:
+            if sum(1 for other in others if other.address == details.address) >= per_address:
+                self._refuse("address", f"an address has at most {per_address}")
+
+    def _refuse(self, whose: str, why: str) -> None:
+        REFUSED.labels(whose).inc()
+        raise Disconnect(DisconnectCode.CONNECTION_LIMIT, f"{DisconnectCode.CONNECTION_LIMIT.reason}: {why}")
+
+    async def disconnect(self, agent_id: str) -> None:
+        """Let go of an agent's connection in this process; the socket is its owner's to close."""
+        live = self._agents.get(agent_id)
+        if live is not None:
+            await self.leave(live, 1000, "disconnected")
+
+    async def leave(self, live: Live, code: int, reason: str) -> None:
+        """Forget a connection that has ended, and write how. A second call does nothing."""
+        if not self._forget(live, code):
+            return
+        farewell = Farewell(
+            client_id=live.details.client_id,
+            code=code,
+            reason=reason,
+            events_in=live.events_in,
+            events_out=live.events_out,
+        )
+        if self._is_closing:
+            return  # the rows of all go in one statement
+        try:
+            await in_thread(leases.leave, farewell)
+        except DatabaseError:
+            logger.exception("the end of a connection could not be written; beat will take its row away")
+
+    def _forget(self, live: Live, code: int) -> bool:
+        if self._live.pop(live.details.client_id, None) is not live:
+            return False
+        if self._agents.get(live.details.agent_id) is live:
+            del self._agents[live.details.agent_id]
+        DISCONNECTIONS.labels(str(code)).inc()
+        CONNECTION_SECONDS.observe(time.monotonic() - live.began)
+        return True
+
+    async def _dismiss(self, live: Live, code: int, reason: str) -> None:
+        """Close a connection that is not to be ours any more."""
+        try:
+            await asyncio.wait_for(live.connection.close(code=code, reason=reason), GOODBYE)
+        except Exception as error:  # noqa: BLE001  (any object may be behind it, and it is being thrown away)
+            logger.info("a connection did not take its close: %r", error)
+        await self.leave(live, code, reason)
+
+    # Questions ------------------------------------------------------------------------------------------------
+
+    @property
+    def max_connections(self) -> int:
+        """Live connections that this process takes."""
+        return self._max_connections or conf().max_connections
+
+    @property
+    def count(self) -> int:
+        """Live connections of this process."""
+        return len(self._live)
+
+    @property
+    def count_everywhere(self) -> int:
+        """Live connections of all processes, as of the last heartbeat."""
+        return self._elsewhere + len(self._live)
+
+    def is_connected(self, agent_id: str) -> bool:
+        """Tell whether the agent is connected to this process."""
+        return agent_id in self._agents
+
+    def get_websocket(self, agent_id: str) -> Connection | None:
+        """Return the agent's connection in this process, if there is one."""
+        live = self._agents.get(agent_id)
+        return live.connection if live else None
+
+    def sockets(self) -> dict[str, Connection]:
+        """Return the connections of this process by agent id, as they are now."""
+        return {agent_id: live.connection for agent_id, live in self._agents.items()}
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Return how many are connected to this process, how many may be, and which agents."""
+        return {
+            "active_connections": self.count,
+            "max_connections": self.max_connections,
+            "connections": list(self._agents),
+        }
+
+    # Saying ---------------------------------------------------------------------------------------------------
+
+    async def send_event(
+        self, task_id: str, event_type: str, data: dict[str, Any], queue_if_disconnected: bool = True
+    ) -> bool:
+        """Send an event to an agent, wherever it is connected.
+
+        Args:
+            task_id: the agent id, or whatever id the connection was made with.
+            event_type: type of the event.
+            data: what it says.
+            queue_if_disconnected: store it in the agent's inbox first, so that it also arrives later.
+
+        Returns:
+            Whether it is stored, or was sent.
+        """
+        if queue_if_disconnected:
+            try:
+                await publishing.apublish(f"agent:{task_id}", event_type, data, run_id=task_id)
+            except BusError as error:
+                logger.warning("an event for %s was not stored: %s", task_id, error)
+                return False
+            live = self._agents.get(task_id)
+            if live is None or live.reads_inbox:
+                return True
+        payload = publishing.encode_event(event_type, data, run_id=task_id)
+        sent = await self.send_json(task_id, msgspec.json.decode(payload))
+        return sent or queue_if_disconnected
+
+    async def send_json(self, task_id: str, data: dict[str, Any]) -> bool:
+        """Send an object to an agent that is connected, to whichever process. Nothing is stored."""
+        live = self._agents.get(task_id)
+        if live is not None:
+            return await self._send_here(live, data)
+        if not await in_thread(_is_connected_anywhere, task_id):
+            return False
+        layer.control("message", agent_id=task_id, data=msgspec.Raw(msgspec.json.encode(data)))
+        return True
+
+    async def _send_here(self, live: Live, data: Any) -> bool:
+        live.last_activity = timezone.now()
+        try:
+            await live.connection.send_json(data)
+        except Exception as error:  # noqa: BLE001  (any object may be behind it; it is of no use any more)
+            logger.warning("a message to %s was not sent: %r", live.details.agent_id, error)
+            await self.leave(live, DisconnectCode.CONNECTION_CLOSED, "send failed")
+            return False
+        return True
+
+    async def send_personal_message(self, message: Any, agent_id: str) -> bool:
+        """Put a message into an agent's inbox."""
+        return await self.send_event(agent_id, "agent.message", {"message": message})
+
+    async def broadcast(self, message: Any) -> None:
+        """Say something to all who are connected.
+
+        Raises:
+            BusError: it was not stored.
+        """
+        await publishing.apublish("broadcast", "agent.message", {"message": message})
+        data = msgspec.json.decode(publishing.encode_event("agent.message", {"message": message}))
+        for live in [live for live in self._agents.values() if not live.reads_inbox]:
+            await self._send_here(live, data)
+
+    async def send_output(self, task_id: str, message: str) -> bool:
+        """Send a line of output."""
+        return await self.send_event(task_id, "output", {"message": message})
+
+    async def send_status(self, task_id: str, status: str, message: str | None = None) -> bool:
+        """Send a change of state."""
+        data = {"status": status, "message": message or status}
+        return await self.send_event(task_id, "workflow_state_changed", data)
+
+    async def send_error(self, task_id: str, error_type: str, message: str) -> bool:
+        """Send an error."""
+        return await self.send_event(task_id, "error", {"error_type": error_type, "message": message})
+
+    async def send_pong(self, task_id: str) -> bool:
+        """Answer a ping. Not stored."""
+        return await self.send_event(task_id, "pong", {}, queue_if_disconnected=False)
+
+    async def send_workflow_paused(self, task_id: str, message: str = "Workflow paused") -> bool:
+        """Say that a workflow is paused."""
+        return await self.send_event(task_id, "workflow_paused", {"message": message, "status": "paused"})
+
+    async def send_workflow_resumed(self, task_id: str, message: str = "Workflow resumed") -> bool:
+        """Say that a workflow goes on."""
+        return await self.send_event(task_id, "workflow_resumed", {"message": message, "status": "executing"})
+
+    async def send_workflow_cancelled(self, task_id: str, message: str = "Workflow cancelled") -> bool:
+        """Say that a workflow was cancelled."""
+        return await self.send_event(task_id, "workflow_failed", {"message": message, "status": "cancelled"})
+
+    async def replay_missed_events(self, task_id: str, since_timestamp: float | None = None) -> int:
+        """Send an agent that is connected here what its inbox holds, or what came after a time (Unix seconds).
+
+        Returns:
+            How many events were sent.
+        """
+        live = self._agents.get(task_id)
+        oldest = -1.0 if since_timestamp is None else since_timestamp
+        sent, since = 0, None
+        while live is not None:
+            page = await in_thread(event_log().read, f"agent:{task_id}", since, limit=REPLAY_PAGE)
+            for event in page.events:
+                since = Position(epoch=page.epoch, offset=event.offset)
+                if event.created_at.timestamp() > oldest and await self._send_here(
+                    live, msgspec.json.decode(event.payload)
+                ):
+                    sent += 1
+            if len(page.events) < REPLAY_PAGE:
+                break
+        return sent
+
+    # Orders ---------------------------------------------------------------------------------------------------
+
+    async def disconnect_client(
+        self,
+        *,
+        client_id: str = "",
+        agent_id: str = "",
+        user_id: str = "",
+        code: int = DisconnectCode.FORCED,
+        reason: str = DisconnectCode.FORCED.reason,
+        actor: str = "",
+    ) -> list[str]:
+        """Have connections closed, on whichever server they are; return their client ids.
+
+        It is noted in their rows, so that it happens within a second even without a channel layer.
+        """
+        wanted = Q(client_id=client_id) if client_id else Q()
+        wanted &= Q(agent_id=agent_id) if agent_id else Q()
+        wanted &= Q(user_id=user_id) if user_id else Q()
+        if not wanted:
+            raise ValueError("disconnect whom? give a client, agent or user id")
+        clients = await in_thread(leases.request_close, wanted, int(code), reason)
+        for client in clients:
+            layer.control("disconnect", client_id=client, code=int(code), reason=reason)
+        logger.info("%s asked to disconnect %s with %d (%s)", actor or "somebody", clients, code, reason)
+        return clients
+
+    async def message(self, agent_id: str, data: Any) -> bool:
+        """Send a message of a person to an agent's inbox."""
+        return await self.send_personal_message(data, agent_id)
+
+    def hear(self, order: Control) -> None:
+        """Carry out an order of any process about connections of this one."""
+        for live in list(self._live.values()):
+            if not is_meant(order, live):
+                continue
+            if order.kind == "replaced" and live.generation < order.generation:
+                self._soon(self._dismiss(live, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason))
+            elif order.kind in ("disconnect", "revoke"):
+                self._soon(self._dismiss(live, order.code, order.reason))
+            elif order.kind == "message" and order.data:
+                self._soon(self._send_here(live, msgspec.json.decode(order.data)))
+
+    def _soon(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    # Time -----------------------------------------------------------------------------------------------------
+
+    async def beat_for_ever(self, health: Callable[[], tuple[float, bool]]) -> None:
+        """Renew the lease of this server and of all its connections, in one statement each.
+
+        Args:
+            health: gives the delay of the event loop (ms) and whether the channel layer is up.
+        """
+        await asyncio.sleep(
+            1.0
+        )  # by then the canary is back, and the first row tells the truth about the layer
+        while True:
+            loop_lag_ms, layer_up = health()
+            try:
+                total = await in_thread(
+                    leases.beat, layer.INSTANCE, self._pulses(), loop_lag_ms=loop_lag_ms, layer_up=layer_up
+                )
+                self._elsewhere = max(0, total - len(self._live))
+            except DatabaseError as error:
+                logger.warning("a heartbeat was not written: %s", error)
+            await asyncio.sleep(conf().heartbeat_interval.total_seconds())
+
+    def _pulses(self) -> list[Pulse]:
+        return [
+            Pulse(
+                details=live.details,
+                generation=live.generation,
+                last_activity=live.last_activity,
+                topics=live.topics(),
+                pending_bytes=live.pending_bytes(),
+            )
+            for live in self._live.values()
+        ]
+
+    async def check(self) -> None:
+        """Find what no order told of: newer connections elsewhere, wishes to close, revoked keys."""
+        if not self._live:
+            return
+        newest = await in_thread(leases.generations, list(self._agents))
+        for agent_id, generation in newest.items():
+            self.hear(Control(layer.INSTANCE, "replaced", agent_id=agent_id, generation=generation))
+        for client_id, code, reason in await in_thread(leases.to_close, layer.INSTANCE):
+            self.hear(Control(layer.INSTANCE, "disconnect", client_id=client_id, code=code, reason=reason))
+        await self._check_keys()
+
+    async def _check_keys(self) -> None:
+        now = time.monotonic()
+        prefixes = {live.details.key_prefix for live in self._live.values()} - {""}
+        if not prefixes or now - self._keys_checked < KEY_CHECK:
+            return
+        self._keys_checked = now
+        code = DisconnectCode.INVALID_TOKEN
+        for prefix in await in_thread(tokens.revoked_prefixes, prefixes):
+            self.hear(
+                Control(layer.INSTANCE, "revoke", key_prefix=prefix, code=code, reason="API key revoked")
+            )
+
+    async def close_all(self, code: DisconnectCode, *, spread: float) -> None:
+        """Close all connections, spread over so many seconds, and take no new ones."""
+        self._is_closing = True
+        everyone = list(self._live.values())
+        step = min(0.05, spread / max(1, len(everyone)))
+        for live in everyone:
+            await self._dismiss(live, code, code.reason)
+            await asyncio.sleep(step)
+
+    async def remove_rows(self) -> None:
+        """Remove the rows of this server, which ends."""
+        code = DisconnectCode.SHUTDOWN
+        await in_thread(leases.close_server, layer.INSTANCE, int(code), code.reason)
+        self._is_closing = False
+
+
+def _is_connected_anywhere(agent_id: str) -> bool:
+    return ActiveConnection.objects.filter(agent_id=agent_id).exists()
+
+
+#: Tasks under way; the event loop itself keeps only weak references.
+_running: set[asyncio.Future[Any]] = set()
+
+connection_manager = ConnectionManager()

@@ -1,0 +1,274 @@
+"""One process's view of one topic: where it stands in the log and who reads it here.
+
+A feed is the pure part of the hub: no I/O, no waiting. Events go through it strictly in order, each exactly once for
+every subscription: a batch is encoded once for each form and the same frame goes to all who stand at the same place.
+A subscription that is still recovering holds live events back until its missed ones are out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from bus.layer import Control, LiveEvent
+from bus.leases import Details
+from bus.protocol import frames
+from bus.protocol.errors import UnsubscribeCode
+from bus.protocol.positions import splice
+from bus.sending import Frame, SendQueue, Verdict
+
+#: Live events held back for one subscription; beyond it they are read from the log again.
+MAX_HELD_BACK = 4_096
+
+
+class Form(Enum):
+    """How events look to a client."""
+
+    #: Pushes of the Centrifugo protocol, joined into one message.
+    CENTRIFUGO = "centrifugo"
+    #: One event a message, as a JSON object.
+    PLAIN = "plain"
+
+
+def encode(form: Form, topic: str, epoch: str, events: Sequence[LiveEvent]) -> Frame:
+    """Return events as they are sent in one form."""
+    if form is Form.PLAIN:
+        return Frame([frames.plain_event(topic, epoch, event.offset, event.payload) for event in events])
+    pushes = [frames.push_publication(topic, publication(event)) for event in events]
+    return Frame([frames.join(pushes)])
+
+
+def publication(event: LiveEvent) -> bytes:
+    """Return an event as it stands in replies and pushes."""
+    return frames.publication(event.offset, event.payload, event.tags, event.info)
+
+
+class _Tags(msgspec.Struct):
+    key: str = ""
+    end: str = ""
+
+
+_read_tags = msgspec.json.Decoder(_Tags).decode
+
+
+def key_of(event: LiveEvent) -> str:
+    """Return what a newer event replaces, or an empty string: then none does."""
+    return _read_tags(event.tags).key if event.tags and b'"key"' in event.tags else ""
+
+
+def is_final(event: LiveEvent) -> bool:
+    """Tell whether the topic ends with this event."""
+    return bool(event.tags and b'"end"' in event.tags and _read_tags(event.tags).end)
+
+
+class Batch:
+    """Events of one topic that came together, encoded once for each form."""
+
+    __slots__ = ("_frames", "epoch", "events", "first", "last", "topic")
+
+    def __init__(self, topic: str, epoch: str, events: Sequence[LiveEvent]) -> None:
+        self.topic = topic
+        self.epoch = epoch
+        self.events = events
+        self.first = events[0].offset
+        self.last = events[-1].offset
+        self._frames: dict[Form, Frame] = {}
+
+    def frame(self, form: Form) -> Frame:
+        """Return the shared frame."""
+        frame = self._frames.get(form)
+        if frame is None:
+            frame = self._frames[form] = encode(form, self.topic, self.epoch, self.events)
+        return frame
+
+
+class Subscriber(Protocol):
+    """A connection, as the hub sees it. Nothing here may block or raise."""
+
+    @property
+    def form(self) -> Form:
+        """How its events look."""
+
+    @property
+    def queue(self) -> SendQueue:
+        """Where its events go."""
+
+    @property
+    def details(self) -> Details:
+        """Who it is."""
+
+    def unsubscribed(self, topic: str, code: UnsubscribeCode) -> None:
+        """Its subscription was ended by the server."""
+
+    def finished(self, topic: str) -> None:
+        """It has just been sent the final event of the topic."""
+
+    def somebody_came_or_went(self, order: Control) -> None:
+        """Another client joined or left a topic that it reads."""
+
+    def too_slow(self) -> None:
+        """It must be closed: events that must arrive do not fit into its queue."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One connection's reading of one topic."""
+
+    feed: Feed
+    subscriber: Subscriber
+    #: The last offset it was sent, or that its reply names.
+    at: int = 0
+    epoch: str = ""
+    #: Live events held back while it recovers, or None once it is live.
+    held: list[LiveEvent] | None = field(default_factory=list)
+    #: More was held back than fits, or was not in the hint: only the log has it.
+    overflowed: bool = False
+    ended: bool = False
+
+    def take(self, batch: Batch) -> None:
+        """Send a batch, or hold it back. What was sent before is left out."""
+        if self.held is not None:
+            self._hold(batch)
+        elif not batch.first:
+            self._send(batch.frame(self.subscriber.form), batch.events)
+        elif batch.first == self.at + 1:
+            self.at = batch.last
+            self._send(batch.frame(self.subscriber.form), batch.events)
+        elif batch.last > self.at:
+            self.send_events([event for event in batch.events if event.offset > self.at])
+
+    def send_events(self, events: Sequence[LiveEvent]) -> None:
+        """Send events that are for this subscription alone; they follow what it has."""
+        if events:
+            self.at = events[-1].offset or self.at
+            self._send(encode(self.subscriber.form, self.feed.topic, self.epoch, events), events)
+
+    def go_live(self) -> bool:
+        """Send what was held back and take everything directly from now on. False: something is missing between."""
+        held = self.held or []
+        logged = [event for event in held if event.offset > self.at]
+        joined = splice([], logged)
+        starts = not joined.events or joined.events[0].offset == self.at + 1
+        if self.overflowed or joined.gap or not starts:
+            self.held, self.overflowed = [], False
+            return False
+        self.held = None
+        self.send_events(joined.events)
+        for event in held:
+            if not event.offset:
+                self._send(encode(self.subscriber.form, self.feed.topic, self.epoch, [event]), [event])
+        return True
+
+    def _hold(self, batch: Batch) -> None:
+        assert self.held is not None
+        if len(self.held) + len(batch.events) > MAX_HELD_BACK:
+            self.overflowed = True
+            self.held.clear()
+        else:
+            self.held += batch.events
+
+    def _send(self, frame: Frame, events: Sequence[LiveEvent]) -> None:
+        queue = self.subscriber.queue
+        verdict = queue.offer(frame, self.feed.delivery)
+        queue.events += len(events)
+        if verdict is Verdict.TOO_SLOW or (verdict is Verdict.KEPT_BACK and not self._keep_back(events)):
+            self.subscriber.too_slow()
+        elif is_final(events[-1]):
+            self.subscriber.finished(self.feed.topic)
+
+    def _keep_back(self, events: Sequence[LiveEvent]) -> bool:
+        """Keep back the newest event of each key. False if one has no key, so that none may be left out."""
+        newest = {key_of(event): event for event in events}
+        if "" in newest:
+            return False
+        form, topic = self.subscriber.form, self.feed.topic
+        queue = self.subscriber.queue
+        return all(
+            [
+                queue.keep_back(topic, key, encode(form, topic, self.epoch, [event]))
+                for key, event in newest.items()
+            ]
+        )
+
+
+class Feed:
+    """A topic that somebody reads here.
+
+    Args:
+        topic: its name.
+        delivery: class of its rule: `must`, `latest` or `ephemeral`.
+        later: runs a function soon; called between slices of a large fan-out, so that other work gets its turn.
+        slice_size: subscriptions served in one go.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        delivery: str,
+        later: Callable[[Callable[[], None]], object],
+        *,
+        slice_size: int = 256,
+    ) -> None:
+        self.topic = topic
+        self.delivery = delivery
+        #: Empty until the log was read for the first time; always so for a topic that is not logged.
+        self.epoch = ""
+        #: The last offset that was passed on.
+        self.last = 0
+        self.subscriptions: dict[Subscriber, Subscription] = {}
+        self._later = later
+        self._slice = slice_size
+        self._queue: list[Batch] = []
+        self._is_busy = False
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether its events have offsets."""
+        return self.delivery != "ephemeral"
+
+    def locate(self, epoch: str, top: int) -> None:
+        """Take the place that the log has, if none is known yet."""
+        if not self.epoch:
+            self.epoch, self.last = epoch, top
+
+    def misses(self, epoch: str, first: int) -> bool:
+        """Tell whether events that begin at `first` cannot be passed on, for others come before them."""
+        return epoch != self.epoch or first > self.last + 1
+
+    def pass_on(self, events: Sequence[LiveEvent]) -> None:
+        """Send to every subscription what is new in `events`. They follow on `last`, or are not logged."""
+        new = [event for event in events if not event.offset or event.offset > self.last]
+        if not new:
+            return
+        self.last = new[-1].offset or self.last
+        self._queue.append(Batch(self.topic, self.epoch, new))
+        if not self._is_busy:
+            self._next_batch()
+
+    def _next_batch(self) -> None:
+        # One batch after the other, or a subscription in a late slice would get them in the wrong order.
+        while self._queue:
+            batch = self._queue.pop(0)
+            self._is_busy = True
+            if not self._fan_out(batch, list(self.subscriptions.values()), 0):
+                return
+            self._is_busy = False
+
+    def _fan_out(self, batch: Batch, readers: list[Subscription], start: int) -> bool:
+        """Serve a slice and have the rest served later. True when all are served."""
+        for subscription in readers[start : start + self._slice]:
+            if not subscription.ended:
+                subscription.take(batch)
+        if start + self._slice >= len(readers):
+            return True
+        self._later(lambda: self._go_on(batch, readers, start + self._slice))
+        return False
+
+    def _go_on(self, batch: Batch, readers: list[Subscription], start: int) -> None:
+        if self._fan_out(batch, readers, start):
+            self._is_busy = False
+            self._next_batch()

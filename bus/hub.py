@@ -1,0 +1,454 @@
+"""The read path: this process's topics, who reads them here, and how they stay complete.
+
+    hint (own commit, or another process) --> feed --> every subscription, in order, each event once
+    every second: the log's positions --> what no hint told of is read and passed on
+
+There is one hub in a process; it starts in the running event loop with the first connection, for not every ASGI server
+announces its start. Its promise: a subscriber gets offset after offset of one epoch, or its subscription is ended
+with a code that makes it come again (2500). No SQL runs in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bus import connections, layer, presence, publishing
+from bus.conf import conf
+from bus.feeds import Feed, Subscriber, Subscription
+from bus.layer import Control, LiveEvent
+from bus.link import Link
+from bus.log import StoredEvent, TopicState
+from bus.log.current import event_log
+from bus.log.threads import in_thread
+from bus.metrics import GAP_FILLS, LOOP_LAG, SEND_QUEUE_BYTES
+from bus.permissions import rule_of
+from bus.protocol.errors import BusError, DisconnectCode, UnrecoverablePosition, UnsubscribeCode
+from bus.protocol.positions import Position
+from bus.replay import Replay
+
+logger = logging.getLogger(__name__)
+
+#: Topic of the live figures, which each process makes for those who read it there.
+STATS_TOPIC = "sys:stats"
+#: Events of a recovery that go into the subscribe reply: more follow as pushes.
+MAX_REPLY_BYTES = 262_144
+#: Topics whose former epoch is remembered.
+MAX_REBORN = 1_000
+#: A client that has taken nothing for so many ticks is slow, however little it is owed.
+STUCK_TICKS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribed:
+    """The answer to a subscribe. Send it, then call `Hub.release`, with nothing awaited between."""
+
+    subscription: Subscription
+    recovered: bool
+    epoch: str
+    #: Where the subscriber stands after `events`.
+    offset: int
+    events: list[LiveEvent]
+    #: What was read from the log goes up to here; if that is more than `offset`, pushes follow.
+    top: int
+
+
+class Hub:
+    """See the module. Everything here belongs to the event loop that started it."""
+
+    def __init__(self) -> None:
+        options = conf()
+        self._loop = asyncio.get_running_loop()
+        self._replay = Replay(event_log(), page=options.replay_page)
+        self._feeds: dict[str, Feed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Feeds that are being filled from the log, each with the offset to reach.
+        self._filling: dict[str, int] = {}
+        #: Offsets that were hinted before the log was read for the first time.
+        self._early: dict[str, int] = {}
+        self._lingering: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        #: Topic to the former and the present epoch, where one has begun anew while it was read here.
+        self._reborn: dict[str, tuple[str, str]] = {}
+        self._lag = 0.0
+        self._passed_on = 0
+        self.link = Link(self)
+
+    # Life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Attach to the layer and begin to tick."""
+        layer.attach(self, self.link)
+        self.link.start()
+        self.spawn(self._tick_for_ever())
+        self.spawn(connections.connection_manager.beat_for_ever(lambda: (self._lag * 1000, self.link.is_up)))
+
+    async def stop(self) -> None:
+        """End the tasks and leave the layer. Connections are to be closed before."""
+        layer.detach(self)
+        for handle in self._lingering.values():
+            handle.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.link.stop()
+
+    def spawn(self, work: object) -> None:
+        """Run a coroutine until the hub stops. What it raises is logged."""
+        task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a task of the hub failed", exc_info=error)
+
+    @property
+    def topics(self) -> list[str]:
+        """Topics that are read here."""
+        return list(self._feeds)
+
+    # Subscribing ----------------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self, subscriber: Subscriber, topic: str, since: Position | None = None
+    ) -> Subscribed:
+        """Subscribe; live events are held back until `release`.
+
+        Args:
+            subscriber: who reads; once for each topic.
+            topic: what it may read: rights were checked.
+            since: the last event it has; None to begin with what comes now.
+
+        Raises:
+            LogUnavailable: the log could not be read.
+        """
+        feed = self._feed(topic)
+        subscription = Subscription(feed, subscriber)
+        feed.subscriptions[subscriber] = subscription
+        try:
+            return await self._locate(subscription, since)
+        except BaseException:
+            self.unsubscribe(subscriber, topic)
+            raise
+
+    async def _locate(self, subscription: Subscription, since: Position | None) -> Subscribed:
+        feed = subscription.feed
+        if not feed.is_logged:
+            return self._at(subscription, Position(epoch="", offset=0), recovered=False, events=[], top=0)
+        if since is not None and (reborn := self._reborn.get(feed.topic)) and since.epoch == reborn[0]:
+            return await self._begin_anew(subscription, reborn[1])
+        here = Position(epoch=feed.epoch, offset=feed.last)
+        if feed.epoch and since in (None, here):
+            # The feed stands there already, so there is nothing to read.
+            return self._at(subscription, here, recovered=since is not None, events=[], top=feed.last)
+        found = await self._replay.recover(feed.topic, since)
+        position, top = found.position, found.top
+        if not position.epoch:
+            position, top = await self._open(feed.topic)
+        feed.locate(position.epoch, top)
+        if self._early.pop(feed.topic, 0) > feed.last:
+            self.spawn(self._compare([feed]))
+        events = _fitting(found.events)
+        if len(events) < len(found.events):
+            position = Position(epoch=position.epoch, offset=events[-1].offset)
+        return self._at(subscription, position, recovered=found.recovered, events=events, top=top)
+
+    async def _begin_anew(self, subscription: Subscription, epoch: str) -> Subscribed:
+        """Start at the beginning of the topic's new life, for one who was reading the former to its end.
+
+        Not recovered, for the position is void; but nothing of the new life is missed, it follows as pushes.
+        """
+        found = await self._replay.recover(subscription.feed.topic, None)
+        if found.position.epoch != epoch:
+            raise UnrecoverablePosition
+        subscription.feed.locate(epoch, found.top)
+        start = Position(epoch=epoch, offset=0)
+        return self._at(subscription, start, recovered=False, events=[], top=found.top)
+
+    async def _open(self, topic: str) -> tuple[Position, int]:
+        """Let a topic come to be, so that its first subscribers already know its epoch."""
+        state = await in_thread(event_log().open, topic)
+        return Position(epoch=state.epoch, offset=state.last_offset), state.last_offset
+
+    def _at(
+        self, subscription: Subscription, at: Position, *, recovered: bool, events: list[LiveEvent], top: int
+    ) -> Subscribed:
+        subscription.at, subscription.epoch = at.offset, at.epoch
+        return Subscribed(
+            subscription=subscription,
+            recovered=recovered,
+            epoch=at.epoch,
+            offset=at.offset,
+            events=events,
+            top=top,
+        )
+
+    def release(self, subscribed: Subscribed) -> None:
+        """Let live events through, after what is still missing."""
+        subscription = subscribed.subscription
+        if subscription.ended:
+            return
+        if subscribed.epoch != subscription.feed.epoch:
+            self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+        elif subscribed.offset < subscribed.top or not subscription.go_live():
+            self.spawn(self._catch_up(subscription, subscribed.top))
+
+    def unsubscribe(self, subscriber: Subscriber, topic: str) -> None:
+        """Forget a subscription, if there is one. The subscriber is not told."""
+        feed = self._feeds.get(topic)
+        subscription = feed.subscriptions.pop(subscriber, None) if feed else None
+        if feed is None or subscription is None:
+            return
+        subscription.ended = True
+        subscriber.queue.forget(topic)
+        if not feed.subscriptions:
+            self._drop(feed)
+
+    def _feed(self, topic: str) -> Feed:
+        feed = self._feeds.get(topic)
+        if feed is None:
+            feed = self._feeds[topic] = Feed(topic, rule_of(topic).delivery, self._loop.call_soon)
+            self.link.join(topic)
+        return feed
+
+    def _drop(self, feed: Feed) -> None:
+        if self._feeds.get(feed.topic) is feed:
+            del self._feeds[feed.topic]
+            self._early.pop(feed.topic, None)
+            self.link.leave(feed.topic)
+
+    def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+        self.unsubscribe(subscription.subscriber, subscription.feed.topic)
+        subscription.subscriber.unsubscribed(subscription.feed.topic, code)
+
+    def _end_all(self, feed: Feed, code: UnsubscribeCode) -> None:
+        for subscription in list(feed.subscriptions.values()):
+            self._end(subscription, code)
+
+    async def _catch_up(self, subscription: Subscription, top: int) -> None:
+        """Send what lies between a subscription and the present, page by page as its socket takes it."""
+        feed = subscription.feed
+        try:
+            while not subscription.ended:
+                since = Position(epoch=subscription.epoch, offset=subscription.at)
+                async for page in self._replay.pages(feed.topic, since, max(feed.last, top)):
+                    if subscription.ended:
+                        return
+                    await self._send_page(subscription, _live(page))
+                if subscription.go_live():
+                    return
+        except UnrecoverablePosition:
+            self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+        except BusError as error:
+            logger.warning("a replay of %s failed: %s", feed.topic, error)
+            self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    async def _send_page(self, subscription: Subscription, events: list[LiveEvent]) -> None:
+        while events and not subscription.ended:
+            part = _fitting(events)
+            subscription.send_events(part)
+            events = events[len(part) :]
+            while not subscription.subscriber.queue.is_relaxed and not subscription.ended:
+                await asyncio.sleep(0.01)
+
+    # Hearing --------------------------------------------------------------------------------------------------
+
+    def hear_hint(self, topic: str, epoch: str, first: int, last: int, events: Sequence[LiveEvent]) -> None:
+        """Pass on what was published, or fetch it."""
+        feed = self._feeds.get(topic)
+        if feed is None:
+            return
+        if not first:
+            self._pass_on(feed, events)
+        elif not feed.epoch:
+            # The first subscriber is just reading the log; whether it sees these events is not known yet.
+            self._early[topic] = last
+        elif epoch != feed.epoch:
+            self.spawn(self._compare([feed]))
+        elif last > feed.last:
+            if events and not feed.misses(epoch, first):
+                self._pass_on(feed, events)
+            else:
+                self._fill(feed, last)
+
+    def hear_control(self, order: Control) -> None:
+        """Carry out an order about connections, subscriptions or presence."""
+        if order.kind in ("join", "leave"):
+            feed = self._feeds.get(order.topic)
+            for subscriber in list(feed.subscriptions) if feed else []:
+                subscriber.somebody_came_or_went(order)
+        elif order.kind == "unsubscribe":
+            self._unsubscribe_by_order(order)
+        else:
+            connections.connection_manager.hear(order)
+
+    def _unsubscribe_by_order(self, order: Control) -> None:
+        feed = self._feeds.get(order.topic)
+        for subscription in list(feed.subscriptions.values()) if feed else []:
+            if connections.is_meant(order, subscription.subscriber):
+                self._end(subscription, UnsubscribeCode(order.code or UnsubscribeCode.SERVER))
+
+    def _pass_on(self, feed: Feed, events: Sequence[LiveEvent]) -> None:
+        self._passed_on += len(events)
+        feed.pass_on(events)
+
+    def _fill(self, feed: Feed, top: int) -> None:
+        """Fetch up to `top`, unless somebody is about it: then that one goes on to `top`."""
+        is_running = feed.topic in self._filling
+        self._filling[feed.topic] = max(top, self._filling.get(feed.topic, 0))
+        if not is_running:
+            GAP_FILLS.inc()
+            self.spawn(self._fill_gap(feed))
+
+    async def _fill_gap(self, feed: Feed) -> None:
+        try:
+            while feed.last < self._filling[feed.topic]:
+                since = Position(epoch=feed.epoch, offset=feed.last)
+                for event_page in [
+                    page async for page in self._replay.pages(feed.topic, since, since.offset + 1)
+                ]:
+                    self._pass_on(feed, _live(event_page))
+        except UnrecoverablePosition:
+            self._end_all(feed, UnsubscribeCode.INSUFFICIENT_STATE)
+        except BusError as error:
+            logger.warning("a gap in %s could not be filled yet: %s", feed.topic, error)
+        finally:
+            self._filling.pop(feed.topic, None)
+
+    # Ticking --------------------------------------------------------------------------------------------------
+
+    async def _tick_for_ever(self) -> None:
+        interval = conf().tick_interval.total_seconds()
+        due = time.monotonic() + interval
+        while True:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self._lag = max(0.0, time.monotonic() - due)
+            LOOP_LAG.set(self._lag)
+            due = max(due, time.monotonic()) + interval
+            try:
+                await self._tick(interval)
+            except BusError as error:
+                logger.warning("the log could not be compared: %s", error)
+            except Exception:
+                logger.exception("a tick failed")
+
+    async def _tick(self, interval: float) -> None:
+        self._tend_queues()
+        self._show_stats(interval)
+        await self._compare([feed for feed in self._feeds.values() if feed.is_logged and feed.epoch])
+        await connections.connection_manager.check()
+        await presence.end_leases()
+
+    async def _compare(self, feeds: list[Feed]) -> None:
+        """Find what no hint told of: newer events, other epochs, ended topics."""
+        if not feeds:
+            return
+        states = await in_thread(event_log().states, [feed.topic for feed in feeds])
+        for feed in feeds:
+            if self._feeds.get(feed.topic) is feed:
+                self._compare_one(feed, states.get(feed.topic))
+
+    def _compare_one(self, feed: Feed, state: TopicState | None) -> None:
+        if state is None or state.epoch != feed.epoch:
+            if state is not None:
+                self._remember_reborn(feed, state.epoch)
+            self._end_all(feed, UnsubscribeCode.INSUFFICIENT_STATE)
+            return
+        if state.last_offset > feed.last:
+            self._fill(feed, state.last_offset)
+        place = (feed.topic, feed.epoch)
+        if state.ended_at is not None and place not in self._lingering:
+            linger = conf().task_linger.total_seconds()
+            self._lingering[place] = self._loop.call_later(linger, self._let_go, place)
+
+    def _remember_reborn(self, feed: Feed, epoch: str) -> None:
+        self._reborn.pop(feed.topic, None)
+        self._reborn[feed.topic] = (feed.epoch, epoch)
+        if len(self._reborn) > MAX_REBORN:
+            del self._reborn[next(iter(self._reborn))]
+
+    def _let_go(self, place: tuple[str, str]) -> None:
+        """End the subscriptions of a topic that has ended, unless it has begun anew."""
+        del self._lingering[place]
+        feed = self._feeds.get(place[0])
+        if feed is not None and feed.epoch == place[1]:
+            self._end_all(feed, UnsubscribeCode.ENDED)
+
+    def _tend_queues(self) -> None:
+        owed = 0
+        for subscriber in {reader for feed in self._feeds.values() for reader in feed.subscriptions}:
+            owed += subscriber.queue.pending_bytes
+            if subscriber.queue.tend() >= STUCK_TICKS:
+                subscriber.too_slow()
+        SEND_QUEUE_BYTES.set(owed)
+
+    def _show_stats(self, interval: float) -> None:
+        passed_on, self._passed_on = self._passed_on, 0
+        feed = self._feeds.get(STATS_TOPIC)
+        if feed is None:
+            return
+        manager = connections.connection_manager
+        stats = {
+            "server": layer.INSTANCE,
+            "connections": manager.count,
+            "max_connections": manager.max_connections,
+            "all_connections": manager.count_everywhere,
+            "topics": len(self._feeds),
+            "events_per_s": round(passed_on / interval, 1),
+            "loop_lag_ms": round(self._lag * 1000, 1),
+            "layer_up": self.link.is_up,
+        }
+        feed.pass_on([LiveEvent(0, "stats", publishing.encode_event("stats", stats))])
+
+
+def _live(events: Sequence[StoredEvent]) -> list[LiveEvent]:
+    return [LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info) for e in events]
+
+
+def _fitting(events: Sequence[StoredEvent | LiveEvent]) -> list[LiveEvent]:
+    """Return as many of the first events as fit into one message, and at least one."""
+    taken: list[LiveEvent] = []
+    size = 0
+    for e in events:
+        size += len(e.payload)
+        if taken and size > MAX_REPLY_BYTES:
+            break
+        taken.append(LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info))
+    return taken
+
+
+_hub: Hub | None = None
+
+
+def hub() -> Hub:
+    """Return the hub of this process, started in the running event loop if there is none yet."""
+    global _hub
+    loop = asyncio.get_running_loop()
+    if _hub is None or _hub._loop is not loop:
+        _hub = Hub()
+        _hub.start()
+    return _hub
+
+
+def running() -> Hub | None:
+    """Return the hub, if one runs."""
+    return _hub
+
+
+async def shut_down(spread: float = 3.0) -> None:
+    """Take leave of all clients within `spread` seconds, commit what is owed, remove our rows.
+
+    Clients are told to come again (3001), spread over time so that they do not all come to the other servers at once.
+    """
+    global _hub
+    former, _hub = _hub, None
+    manager = connections.connection_manager
+    await manager.close_all(DisconnectCode.SHUTDOWN, spread=spread)
+    await asyncio.to_thread(publishing.stop_writer)
+    if former is not None:
+        await former.stop()
+        await manager.remove_rows()

@@ -1,0 +1,195 @@
+"""Group commit: one thread that stores many publishers' events in few transactions.
+
+Publishers hand in events and wait for their places; the thread, with a connection of its own, commits
+whatever has arrived while the last commit ran. There is no timer: alone an event is committed at once,
+under load many share one fsync. A place is given only after the commit. A refused event (an ended topic)
+fails by itself; a failed commit fails its events with a retryable error and the thread goes on with a new
+connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from threading import Condition, Thread
+from typing import TypeAlias
+
+from django.db import close_old_connections, connections
+
+from bus.log import Appended, EventLog, NewEvent, StoredEvent
+from bus.protocol.errors import BusError, InternalError, LogUnavailable, TooManyRequests
+
+logger = logging.getLogger(__name__)
+
+Result: TypeAlias = Appended | BusError
+Waiting: TypeAlias = "Future[Appended] | asyncio.Future[Appended]"
+
+#: Told of the events of one commit, in the order of their offsets, none of them a repetition.
+Committed: TypeAlias = Callable[[list[StoredEvent]], None]
+
+
+class LogWriter:
+    """The thread, its queue and its limits.
+
+    Args:
+        log: where events go. The thread calls `append_each` and nothing else.
+        on_committed: called once for each commit, after its publishers were answered; in their event loop if
+            they wait in one, else in the writer's thread. Must not block and must not raise.
+        batch: most events in one commit.
+        queue: most events that may wait; more are refused.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        on_committed: Committed | None = None,
+        batch: int = 512,
+        queue: int = 10_000,
+    ) -> None:
+        self._log = log
+        self._on_committed = on_committed
+        self._batch = batch
+        self._queue = queue
+        self._owed: deque[tuple[NewEvent, Waiting]] = deque()
+        self._changed = Condition()
+        self._stopping = False
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread. A second call does nothing."""
+        with self._changed:
+            if self._thread is not None:
+                return
+            self._stopping = False
+            self._thread = Thread(target=self._run, name="bus-log-writer", daemon=True)
+            self._thread.start()
+
+    def stop(self, *, flush: bool = True) -> None:
+        """Stop the thread, after all that is owed was committed; without `flush` that is refused instead."""
+        with self._changed:
+            thread = self._thread
+            refused = [] if flush else list(self._owed)
+            if not flush:
+                self._owed.clear()
+            self._stopping = True
+            self._changed.notify_all()
+        self._answer([(event, waiting, LogUnavailable("shutting down")) for event, waiting in refused])
+        if thread is not None:
+            thread.join()
+
+    @property
+    def owed(self) -> int:
+        """How many events wait for a commit to begin."""
+        return len(self._owed)
+
+    def submit(self, event: NewEvent) -> Future[Appended]:
+        """Hand in an event from any thread; the future holds its place once it is committed.
+
+        Raises:
+            TooManyRequests: too much is owed already.
+            LogUnavailable: the writer does not run.
+        """
+        future: Future[Appended] = Future()
+        self._put(event, future)
+        return future
+
+    def asubmit(self, event: NewEvent) -> asyncio.Future[Appended]:
+        """Hand in an event from the running event loop. Raises as `submit` does, at once."""
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._put(event, future)
+        return future
+
+    def _put(self, event: NewEvent, waiting: Waiting) -> None:
+        with self._changed:
+            if self._stopping or self._thread is None:
+                raise LogUnavailable("the log writer is not running")
+            if len(self._owed) >= self._queue:
+                raise TooManyRequests("too many events wait for the log")
+            self._owed.append((event, waiting))
+            if len(self._owed) == 1:
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while taken := self._take():
+                self._commit(taken)
+        finally:
+            with self._changed:
+                self._thread = None
+            connections.close_all()
+
+    def _take(self) -> list[tuple[NewEvent, Waiting]]:
+        """Wait for events and return at most a batch of them; nothing once the writer is to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._owed or self._stopping)
+            return [self._owed.popleft() for _ in range(min(self._batch, len(self._owed)))]
+
+    def _commit(self, taken: list[tuple[NewEvent, Waiting]]) -> None:
+        results = self._append([event for event, _ in taken])
+        self._answer([(*owed, result) for owed, result in zip(taken, results, strict=True)])
+
+    def _append(self, events: list[NewEvent]) -> list[Result]:
+        try:
+            return list(self._log.append_each(events))
+        except LogUnavailable as error:
+            logger.exception("the log did not commit %d events", len(events))
+            close_old_connections()
+            return [LogUnavailable(error.message) for _ in events]
+        except Exception as error:
+            logger.exception("the log writer failed on %d events", len(events))
+            close_old_connections()
+            return [InternalError(f"the log failed: {type(error).__name__}") for _ in events]
+
+    def _answer(self, answers: list[tuple[NewEvent, Waiting, Result]]) -> None:
+        """Resolve the futures, one call into each event loop, and tell of what was stored."""
+        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Waiting, Result]]] = defaultdict(list)
+        for _, waiting, result in answers:
+            loop = waiting.get_loop() if isinstance(waiting, asyncio.Future) else None
+            by_loop[loop].append((waiting, result))
+        stored = [
+            StoredEvent.of(event, result)
+            for event, _, result in answers
+            if isinstance(result, Appended) and not result.duplicate
+        ]
+        _resolve(by_loop.pop(None, []))
+        for loop, resolved in by_loop.items():
+            if self._into(loop, resolved, stored):
+                stored = []
+        self._tell(stored)
+
+    def _into(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        resolved: list[tuple[Waiting, Result]],
+        stored: list[StoredEvent],
+    ) -> bool:
+        """Resolve in the loop, and tell there too. False if the loop is closed: then nobody waits in it."""
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._resolve_and_tell, resolved, stored)
+        except RuntimeError:
+            return False
+        return True
+
+    def _resolve_and_tell(self, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]) -> None:
+        _resolve(resolved)
+        self._tell(stored)
+
+    def _tell(self, stored: list[StoredEvent]) -> None:
+        if stored and self._on_committed is not None:
+            self._on_committed(stored)
+
+
+def _resolve(results: list[tuple[Waiting, Result]]) -> None:
+    for waiting, result in results:
+        # Who has stopped waiting may do so at this very moment, in another thread.
+        with suppress(InvalidStateError, asyncio.InvalidStateError):
+            if isinstance(result, BusError):
+                waiting.set_exception(result)
+            else:
+                waiting.set_result(result)

@@ -1,0 +1,119 @@
+"""Reading what a subscriber missed: recovery, further pages, gaps, history.
+
+The hub holds live events of the topic back, subscribes, asks `recover`, and splices with
+`bus.protocol.positions.splice`. Recovery is never partial: either every event after the position can be
+had, or the answer is that it was not recovered. More than a page comes in further pages, before anything
+live. Reads run in threads of their own, never in the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from bus.log import EventLog, Page, StoredEvent
+from bus.log.threads import in_thread
+from bus.protocol.errors import UnrecoverablePosition
+from bus.protocol.positions import Position, is_contiguous, is_reachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """The answer to a subscriber that comes with a position, or without one."""
+
+    #: Everything after the position is in `events`, or can be had by `Replay.pages` from `position` on.
+    recovered: bool
+    #: The first page of what was missed; empty unless recovered.
+    events: list[StoredEvent]
+    #: Where the subscriber stands with `events`: the offset for the subscribe reply.
+    position: Position
+    #: Last offset of the topic when it was read.
+    top: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are no further pages."""
+        return self.position.offset >= self.top
+
+
+class Replay:
+    """Reads of one log.
+
+    Args:
+        log: where to read.
+        page: most events in one read.
+    """
+
+    def __init__(self, log: EventLog, *, page: int = 1_000) -> None:
+        self._log = log
+        self._page = page
+
+    async def recover(self, topic: str, since: Position | None) -> Recovery:
+        """Decide whether a subscriber can go on from `since`, and return the first page of what it missed.
+
+        Without `since` it starts at the top and has missed nothing. For a topic that does not exist yet, only
+        a position at its beginning (offset 0, no epoch) is recovered.
+        """
+        limit = 0 if since is None else self._page
+        page = await in_thread(self._log.read, topic, since, limit=limit)
+        if since is None or not _goes_on(since, page):
+            at = Position(epoch=page.epoch, offset=page.last_offset)
+            return Recovery(recovered=False, events=[], position=at, top=page.last_offset)
+        at = Position(epoch=page.epoch, offset=since.offset + len(page.events))
+        return Recovery(recovered=True, events=page.events, position=at, top=page.last_offset)
+
+    async def pages(self, topic: str, since: Position, top: int) -> AsyncIterator[list[StoredEvent]]:
+        """Yield pages of events after `since`, in order, up to offset `top` at least.
+
+        Raises:
+            UnrecoverablePosition: they are not all there any more.
+        """
+        at = since
+        while at.offset < top:
+            page = await in_thread(self._log.read, topic, at, limit=self._page)
+            if not page.events or not _goes_on(at, page):
+                raise UnrecoverablePosition
+            yield page.events
+            at = Position(epoch=page.epoch, offset=page.events[-1].offset)
+
+    async def fill(self, topic: str, since: Position, top: int) -> list[StoredEvent]:
+        """Return exactly the events after `since` up to `top`: the gap before an event that came too early.
+
+        Raises:
+            UnrecoverablePosition: they are not all there any more.
+        """
+        found = [
+            event async for page in self.pages(topic, since, top) for event in page if event.offset <= top
+        ]
+        if not is_contiguous(since.offset, found, max(since.offset, top)):
+            raise UnrecoverablePosition
+        return found
+
+    async def history(self, topic: str, *, since: Position | None, limit: int, reverse: bool = False) -> Page:
+        """Answer a history request in the protocol's terms: a limit of 0 is the position, a negative one all.
+
+        "All" is at most one page: the caller goes on from the last offset.
+
+        Raises:
+            UnrecoverablePosition: what follows `since` is not there, or `since` is in another epoch.
+        """
+        wanted = self._page if limit < 0 else min(limit, self._page)
+        page = await in_thread(self._log.read, topic, since, limit=wanted, reverse=reverse)
+        if since is not None and not reverse and not _is_served(since, page):
+            raise UnrecoverablePosition
+        if since is not None and reverse and not since.is_in(page.epoch):
+            raise UnrecoverablePosition
+        return page
+
+
+def _is_served(since: Position, page: Page) -> bool:
+    if not page.epoch:
+        return since == Position(epoch="", offset=0)
+    return is_reachable(since, epoch=page.epoch, first_offset=page.first_offset, last_offset=page.last_offset)
+
+
+def _goes_on(since: Position, page: Page) -> bool:
+    """Tell whether the page is the continuation of `since`: nothing between, nothing missing inside."""
+    return _is_served(since, page) and is_contiguous(
+        since.offset, page.events, since.offset + len(page.events)
+    )

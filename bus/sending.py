@@ -1,0 +1,267 @@
+"""The send queue of one connection: frames go out at once, and what cannot go out is bounded.
+
+A `Frame` is encoded once and shared by all who get it. An `Outlet` is the way to one socket: Daphne's, which takes
+whole frames and knows what it owes (`bus.transport`), or that of any other ASGI server. A queue owes at most
+`BUS["SEND_QUEUE_BYTES"]` and `SEND_QUEUE_FRAMES`; beyond it an event is refused (`must`: the connection is closed as
+slow and recovers), kept back so that a newer one with its key replaces it (`latest`), or dropped (`ephemeral`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from bus.metrics import DELIVERIES
+
+#: Keys of one connection whose newest event is kept back; more than these and it counts as slow.
+MAX_KEPT_BACK = 256
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a text message as one whole WebSocket frame of a server: final, unmasked, uncompressed (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+class Frame:
+    """One or more text messages that go out together."""
+
+    __slots__ = ("_wire", "size", "texts")
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.texts = texts
+        self.size = sum(map(len, texts))
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """The messages as they travel, made when first asked for."""
+        if self._wire is None:
+            self._wire = b"".join([text_frame(text) for text in self.texts])
+        return self._wire
+
+
+class Outlet(Protocol):
+    """The way to one socket."""
+
+    def write(self, frame: Frame) -> None:
+        """Send now, or as soon as the socket takes it. In order. Does nothing on a closed socket."""
+
+    def pending_bytes(self) -> int:
+        """How much the socket has not taken yet."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with a code; what is pending and cannot be sent within a second is dropped."""
+
+
+class PreparedOutlet:
+    """A socket of `bus.transport`, by the extension that it offers in the scope."""
+
+    __slots__ = ("_close", "_write", "pending_bytes")
+
+    def __init__(self, extension: dict[str, Any]) -> None:
+        self._write: Callable[[bytes], None] = extension["send_prepared"]
+        self._close: Callable[[int, str], None] = extension["close"]
+        self.pending_bytes: Callable[[], int] = extension["pending_bytes"]
+
+    def write(self, frame: Frame) -> None:
+        """Hand over the prepared frame."""
+        self._write(frame.wire)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with the reason, which plain Daphne would drop."""
+        self._close(code, reason)
+
+
+class PlainOutlet:
+    """A socket of any ASGI server.
+
+    `send` is driven by hand as far as it goes at once; only when it waits, which is back-pressure, a task takes over
+    and the rest queues. (A task or a queue for every message would cost more than the message.)
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._pending = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def write(self, frame: Frame) -> None:
+        """Send each message of the frame, or queue it behind one that waits."""
+        for text in frame.texts:
+            message = {"type": "websocket.send", "text": text.decode()}
+            if self._task is None:
+                self._start(message)
+            else:
+                self._waiting.append(message)
+                self._pending += len(text)
+
+    def pending_bytes(self) -> int:
+        """Bytes of the queued messages."""
+        return self._pending
+
+    async def close(self, code: int, reason: str) -> None:
+        """Drop what waits and close."""
+        self._waiting.clear()
+        self._pending = 0
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def _start(self, message: dict[str, Any]) -> None:
+        sending = _as_coroutine(self._send(message))
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._finish(sending, waits_for))
+
+    async def _finish(self, sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        try:
+            await _resume(sending, waits_for)
+            while self._waiting:
+                message = self._waiting.popleft()
+                self._pending -= len(message["text"].encode())
+                await self._send(message)
+        finally:
+            self._task = None
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+@types.coroutine
+def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was driven by hand and has yielded `waits_for`."""
+    try:
+        while True:
+            try:
+                answer = yield waits_for
+            except BaseException as error:  # noqa: BLE001  (a cancellation belongs to the coroutine)
+                waits_for = sending.throw(error)
+            else:
+                waits_for = sending.send(answer)
+    except StopIteration:
+        return
+
+
+class Verdict(Enum):
+    """What became of an event that was offered."""
+
+    SENT = "sent"
+    #: A newer one with the same key may replace it before it goes out.
+    KEPT_BACK = "kept_back"
+    DROPPED = "dropped"
+    #: The connection is too slow for events that must arrive.
+    TOO_SLOW = "too_slow"
+
+
+_COUNTERS = {verdict: DELIVERIES.labels(verdict.value) for verdict in Verdict}
+
+
+class SendQueue:
+    """What is owed to one connection.
+
+    Args:
+        outlet: the way to its socket.
+        max_bytes: bytes that may be pending.
+        max_frames: frames that may have been written since nothing was pending.
+    """
+
+    __slots__ = (
+        "_frames",
+        "_kept_back",
+        "_max_bytes",
+        "_max_frames",
+        "_stuck",
+        "_taken",
+        "_written",
+        "events",
+        "outlet",
+    )
+
+    def __init__(self, outlet: Outlet, *, max_bytes: int, max_frames: int) -> None:
+        self.outlet = outlet
+        self._max_bytes = max_bytes
+        self._max_frames = max_frames
+        self._frames = 0
+        self._kept_back: dict[tuple[str, str], Frame] = {}
+        #: Bytes handed over, and how many of them the socket had taken when we last looked.
+        self._written = self._taken = 0
+        self._stuck = 0
+        #: Events that were offered and not dropped, for the figures of the connection.
+        self.events = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much the socket has not taken yet."""
+        return self.outlet.pending_bytes()
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether there is room for a page of a replay."""
+        return self.outlet.pending_bytes() < self._max_bytes // 4
+
+    def send(self, text: bytes) -> None:
+        """Send an answer. Answers are as many as commands, so they are not refused."""
+        self._write(Frame((text,)))
+
+    def offer(self, frame: Frame, delivery: str) -> Verdict:
+        """Send events, or say that they do not fit in. `latest` ones that do not are for `keep_back`."""
+        if self._has_room() and (not self._kept_back or self._send_kept_back()):
+            self._write(frame)
+            verdict = Verdict.SENT
+        elif delivery == "must":
+            verdict = Verdict.TOO_SLOW
+        else:
+            verdict = Verdict.DROPPED if delivery == "ephemeral" else Verdict.KEPT_BACK
+        _COUNTERS[verdict].inc()
+        return verdict
+
+    def keep_back(self, topic: str, key: str, frame: Frame) -> bool:
+        """Remember the newest frame of a key until there is room. False: there are too many keys."""
+        self._kept_back.pop((topic, key), None)
+        self._kept_back[topic, key] = frame
+        return len(self._kept_back) <= MAX_KEPT_BACK
+
+    def forget(self, topic: str) -> None:
+        """Send nothing of this topic any more."""
+        for place in [place for place in self._kept_back if place[0] == topic]:
+            del self._kept_back[place]
+
+    def tend(self) -> int:
+        """Send what was kept back if there is room; return how many times in a row the socket took nothing."""
+        if self._kept_back:
+            self._send_kept_back()
+        pending = self.outlet.pending_bytes()
+        taken = self._written - pending
+        self._stuck = self._stuck + 1 if pending and taken <= self._taken else 0
+        self._taken = taken
+        return self._stuck
+
+    def _has_room(self) -> bool:
+        pending = self.outlet.pending_bytes()
+        if not pending:
+            self._frames = 0
+        return pending < self._max_bytes and self._frames < self._max_frames
+
+    def _send_kept_back(self) -> bool:
+        """Send what was kept back once half of the queue is free. False: it is not."""
+        if self.outlet.pending_bytes() >= self._max_bytes // 2:
+            return False
+        kept, self._kept_back = self._kept_back, {}
+        for frame in kept.values():
+            self._write(frame)
+        return True
+
+    def _write(self, frame: Frame) -> None:
+        self._frames += 1
+        self._written += frame.size
+        self.outlet.write(frame)

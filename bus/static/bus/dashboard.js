@@ -1,0 +1,109 @@
+/**
+ * The dashboard: one page, one connection to the bus.
+ *
+ * Figures, cards and the audit feed come over the bus. Which topics and tasks there are is asked every 3 s while the page
+ * is visible. The indicator in the header says what the connection is, never what it was.
+ */
+
+import { BusClient } from "./client.js";
+import { Cards } from "./dashboard/cards.js";
+import { LineChart } from "./dashboard/chart.js";
+import { Feed } from "./dashboard/feed.js";
+import { clock, count, rate } from "./dashboard/format.js";
+import { wirePublish } from "./dashboard/publish.js";
+import { Figures, Rates } from "./dashboard/stats.js";
+import { showTopics } from "./dashboard/topics.js";
+
+const POLL_MS = 3000;
+const TICK_MS = 1000;
+
+const page = document.querySelector("[data-dashboard]");
+const part = (name) => page.querySelector(`[data-part="${name}"]`);
+const set = (name, text) => (part(name).textContent = text);
+
+const WORDS = {
+  connecting: "Connecting…",
+  connected: "Live",
+  reconnecting: "Reconnecting…",
+  disconnected: "Disconnected",
+};
+
+const client = new BusClient();
+const figures = new Figures();
+const rates = new Rates();
+const chart = new LineChart(part("chart"), part("chart-empty"));
+const cards = new Cards(client, {
+  list: part("cards"),
+  template: part("card-template"),
+  empty: part("cards-empty"),
+  announce: (sentence) => set("announce", sentence),
+  changed: (number) => set("tasks", count(number)),
+});
+const feed = new Feed(client, "cleanup:audit", {
+  list: part("feed"),
+  template: part("feed-template"),
+  empty: part("feed-empty"),
+});
+let rows = { connections: null };
+let polling = null;
+
+client.onState(({ name, code, reason }) => {
+  const indicator = part("state");
+  indicator.dataset.state = name;
+  set("state-text", name === "disconnected" && code ? `Disconnected: ${reason} (${code})` : WORDS[name]);
+  part("reload").hidden = name !== "disconnected";
+});
+client.subscribe("sys:stats", { onEvent: (event) => figures.take(event.data, Date.now()) });
+wirePublish(part("publish"), client);
+part("reload").addEventListener("click", () => location.reload());
+
+function tick() {
+  const now = Date.now();
+  const live = figures.total(now);
+  const connections = live?.connections ?? rows.connections;
+  if (connections !== null) {
+    set("connections", count(connections));
+    chart.add(Math.floor(now / 1000), connections);
+  }
+  set("events", live ? rate(live.eventsPerSecond) : "–");
+  feed.tick(now);
+}
+
+async function poll() {
+  try {
+    const reply = await fetch(page.dataset.stateUrl, { headers: { Accept: "application/json" } });
+    if (reply.redirected || reply.status === 403) return location.reload(); // logged out: the server asks for it
+    if (!reply.ok) throw new Error(`the server answered ${reply.status}`);
+    show(await reply.json());
+    part("stale").hidden = true;
+  } catch (error) {
+    rows = { connections: null };
+    part("stale").hidden = false;
+    set("stale-text", `The figures below are of ${part("stale").dataset.since ?? "earlier"}: ${error.message}`);
+  }
+}
+
+function show(state) {
+  const now = Date.now();
+  rows = state;
+  part("stale").dataset.since = clock(new Date(now));
+  cards.sync(state.tasks);
+  showTopics(part("topics"), part("topic-template"), state.topics, rates.update(state.topics, now), now);
+  part("topics-empty").hidden = state.topics.length > 0;
+  part("topics-table").hidden = state.topics.length === 0;
+  set("topic-count", count(state.topic_count));
+  set("agents", count(state.agents));
+  part("volatile").hidden = !state.volatile;
+}
+
+function watch() {
+  clearInterval(polling);
+  polling = null;
+  if (document.visibilityState === "hidden") return;
+  poll();
+  polling = setInterval(poll, POLL_MS);
+}
+
+document.addEventListener("visibilitychange", watch);
+setInterval(tick, TICK_MS);
+watch();

@@ -1,0 +1,12 @@
+"""The pages of cleanup in the console: what is governed, what would go, what went, and the proof.
+
+Each change is one verb of `cleanup.operations` with the person as the actor, asked for on a page of its own
+(`bus.console`). A page states bytes and files together, and calls things by their names: files are trashed,
+then purged.
+"""
+
+from __future__ import annotations
+
+from cleanup.admin import areas, audit, policies, runs, trash
+
+__all__ = ["areas", "audit", "policies", "runs", "trash"]

@@ -1,0 +1,72 @@
+"""The verbs of cleanup, each with an actor: what admin, API, commands and tasks call.
+
+Every change is checked, done and audited in one transaction. The modules follow the life of a file: `areas`
+and `policies` say what is governed, `planning` and `execution` carry a run out (`moving` is one batch of it,
+`residue` its last look), `restoring` and `purging` empty the trash to one side or the other, `recovery`
+finishes what a crash interrupted, `schedule` is what has to happen by the clock.
+"""
+
+from __future__ import annotations
+
+from cleanup.engine.audit import ChainReport
+from cleanup.operations.areas import add_area, find_area, hold, release
+from cleanup.operations.execution import Progress, execute
+from cleanup.operations.outcomes import (
+    Conflict,
+    NotFound,
+    OperationRefused,
+    Preview,
+    PreviewFile,
+    PurgeReport,
+    RestoreReport,
+    RunActive,
+)
+from cleanup.operations.planning import preview
+from cleanup.operations.policies import add_policy, ensure_demo_areas, find_policy, save_policy, set_mode
+from cleanup.operations.purging import extend_grace, purge_due, purge_now
+from cleanup.operations.restoring import restore
+from cleanup.operations.runs import approve, find_run, queue_run, reject, resume, start_run, stop
+from cleanup.stores import Actor
+from cleanup.stores.audit import verify as _verify
+
+__all__ = [
+    "Actor",
+    "ChainReport",
+    "Conflict",
+    "NotFound",
+    "OperationRefused",
+    "Preview",
+    "PreviewFile",
+    "Progress",
+    "PurgeReport",
+    "RestoreReport",
+    "RunActive",
+    "add_area",
+    "add_policy",
+    "approve",
+    "ensure_demo_areas",
+    "execute",
+    "extend_grace",
+    "find_area",
+    "find_policy",
+    "find_run",
+    "hold",
+    "preview",
+    "purge_due",
+    "purge_now",
+    "queue_run",
+    "reject",
+    "release",
+    "restore",
+    "resume",
+    "save_policy",
+    "set_mode",
+    "start_run",
+    "stop",
+    "verify_audit",
+]
+
+
+def verify_audit() -> ChainReport:
+    """Read the whole audit chain and report the first flaw. Changes nothing."""
+    return _verify()

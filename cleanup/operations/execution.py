@@ -1,0 +1,312 @@
+"""Carrying out a run: plan, wait for approval above a brake, move batch by batch, count what is left.
+
+`execute` may be called by anybody at any time: it takes the run's lease or does nothing, goes on where the
+rows say that it stopped, and gives the lease back at the end of its slice. The area's lock is held while
+files are moved, so a worker that was paused cannot act beside the one that took its run over. Whatever ends a
+run ends it with a state and a message; if the database itself fails, the lease runs out and somebody else
+goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import DatabaseError, transaction
+
+from cleanup.engine.area import AreaHandle
+from cleanup.engine.errors import AreaBusy, EngineError, PlanStale, RunStopped, VerifierFailed
+from cleanup.engine.plan import Plan
+from cleanup.engine.policy import Policy, policy_to_json
+from cleanup.engine.reasons import Reason
+from cleanup.models import CleanupRun, PlanBatch, RunState
+from cleanup.operations.areas import locked, opened
+from cleanup.operations.moving import carry_out, screen
+from cleanup.operations.planning import Planned, brakes_json, make_plan
+from cleanup.operations.policies import policy_of
+from cleanup.operations.recovery import recover_area
+from cleanup.operations.residue import count_residue
+from cleanup.operations.runs import actor_of, find_run, write_entry
+from cleanup.stores import Actor
+from cleanup.stores.feed import RunProgress
+from cleanup.stores.leases import LeaseLost, advance, release, take
+from cleanup.stores.plans import items_of, load_plan, save_plan
+from cleanup.stores.sql import database_now
+from cleanup.verifiers import Asker, asker
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_BRAKE = "max_unknown_percent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is, in files."""
+
+    state: str
+    done: int
+    #: 0 while it is not known.
+    total: int
+    bytes: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def execute(
+    run_id: UUID, *, slice_length: timedelta | None = None, on_progress: OnProgress | None = None
+) -> CleanupRun:
+    """Carry a run out, for one slice or to its end, and return its row as it is then.
+
+    Args:
+        run_id: of a run that has work to do; of any other, or one that somebody else is carrying out, nothing
+            is done.
+        slice_length: give the lease back after about this long; None goes on to the end.
+        on_progress: told after every step.
+
+    Raises:
+        AreaBusy: somebody else is working in the area; the run is as it was.
+        django.db.DatabaseError: the lease will run out, and the run can be gone on with.
+    """
+    token = take(run_id, now=database_now())
+    run = find_run(run_id)
+    if token is None:
+        return run
+    deadline = None if slice_length is None else time.monotonic() + slice_length.total_seconds()
+    _Execution(run, token, deadline, on_progress).run_slice()
+    return find_run(run_id)
+
+
+class _Execution:
+    """One slice of one run under one lease."""
+
+    def __init__(
+        self, run: CleanupRun, token: int, deadline: float | None, on_progress: OnProgress | None
+    ) -> None:
+        self.run, self.token, self.deadline = run, token, deadline
+        self.on_progress = on_progress
+        self.feed = RunProgress(run.pk)
+        self.actor: Actor = actor_of(run)
+
+    def run_slice(self) -> None:
+        """Work until the slice or the run is over, and leave the row saying which."""
+        try:
+            with opened(self.run.area) as handle:
+                self.work(handle, policy_of(self.run.policy_version))
+        except LeaseLost as lost:
+            logger.warning("%s", lost)
+        except RunStopped as stopped:
+            self.finish(RunState.STOPPED, str(stopped))
+        except PlanStale as stale:
+            self.finish(RunState.EXPIRED, str(stale))
+        except AreaBusy:
+            release(self.run.pk, self.token)
+            raise
+        except VerifierFailed as error:
+            self.finish(RunState.FAILED, str(error))
+        except EngineError as error:
+            self.finish(RunState.REFUSED, str(error))
+        except OSError as error:
+            # The disk, not one file of it: full, read-only, gone.
+            self.finish(RunState.FAILED, f"{type(error).__name__}: {error}")
+        except DatabaseError:
+            raise
+        except Exception as error:
+            self.finish(RunState.FAILED, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            # Changes nothing if the run is over or the lease has passed on.
+            release(self.run.pk, self.token)
+
+    def work(self, handle: AreaHandle, policy: Policy) -> None:
+        with locked(handle):
+            recover_area(handle, self.run.area)
+        self.run = find_run(self.run.pk)
+        self.check_stop()
+        if self.run.state in (RunState.QUEUED, RunState.PLANNING):
+            self.plan(handle, policy)
+        if self.run.state in (RunState.APPROVED, RunState.RUNNING):
+            self.carry_out(handle, policy)
+
+    # Planning
+
+    def plan(self, handle: AreaHandle, policy: Policy) -> None:
+        """Make the plan and store it; the run is then approved, or waits, or is over."""
+        now = database_now()
+        advance(
+            self.run.pk, self.token, now=now, state=RunState.PLANNING, started_at=self.run.started_at or now
+        )
+        self.run.state = RunState.PLANNING
+        planned = make_plan(
+            policy,
+            handle,
+            self.run.area_id,
+            now=now,
+            policy_id=self.run.policy_version.policy_id,
+            beat=self.beat,
+        )
+        # Unlike the exception of one file, doubt about many is a reason to touch none: see the message.
+        with transaction.atomic():
+            self.beat(planned.plan.scanned)
+            save_plan(self.run.pk, planned.plan)
+            state = self.decide(planned)
+            self.note_plan(planned, state)
+        self.run = find_run(self.run.pk)
+        self.tell(self.run.planned_files, final=state not in (RunState.APPROVED, RunState.AWAITING_APPROVAL))
+
+    def beat(self, count: int) -> None:
+        """Keep the lease while a long walk goes on, and notice a stop."""
+        advance(self.run.pk, self.token, now=database_now())
+        self.check_stop()
+        self.tell(count)
+
+    def decide(self, planned: Planned) -> RunState:
+        hits = [hit.brake for hit in planned.brakes]
+        if self.run.dry_run:
+            return RunState.REPORTED
+        if _UNKNOWN_BRAKE in hits:
+            return RunState.REFUSED
+        return RunState.AWAITING_APPROVAL if hits else RunState.APPROVED
+
+    def note_plan(self, planned: Planned, state: RunState) -> None:
+        plan, now = planned.plan, database_now()
+        fields: dict[str, Any] = {
+            "plan_digest": plan.digest,
+            "plan_created_at": plan.created_at,
+            "plan_expires_at": plan.expires_at,
+            "planned_files": plan.files,
+            "planned_bytes": plan.bytes,
+            "scanned": plan.scanned,
+            "kept": planned.kept,
+            "brakes": brakes_json(planned.brakes),
+            "message": _plan_message(planned, state)[:500],
+        }
+        evidence = {
+            name: fields[name] for name in ("plan_digest", "planned_files", "planned_bytes", "brakes")
+        }
+        write_entry(self.run, "planned", self.actor, now=now, evidence=evidence)
+        if state is RunState.APPROVED:
+            advance(self.run.pk, self.token, now=now, state=state, **fields)
+            write_entry(self.run, "approved", Actor.system("brakes"), now=now)
+        elif state is RunState.AWAITING_APPROVAL:
+            self.leave(state=state, **fields)
+            write_entry(self.run, "awaiting_approval", self.actor, now=now)
+        else:
+            self.leave(state=state, finished_at=now, **fields)
+            write_entry(self.run, f"run_{state}", self.actor, now=now, reason=fields["message"])
+
+    def leave(self, **changes: Any) -> None:
+        """Write the last changes of this lease and give it back."""
+        if not release(self.run.pk, self.token, **changes):
+            raise LeaseLost(f"run {self.run.pk} has passed to another worker")
+
+    # Carrying out
+
+    def carry_out(self, handle: AreaHandle, policy: Policy) -> None:
+        """Move the batches that are left; count what is left over after the last."""
+        plan = load_plan(self.run, policy_json=policy_to_json(policy))
+        plan.check(now=self.started_or_now(), digest=self.run.plan_digest)
+        advance(self.run.pk, self.token, now=database_now(), state=RunState.RUNNING)
+        self.run.state = RunState.RUNNING
+        ask = asker(policy.verifiers)
+        done = self.files_before(plan)
+        for batch in self.batches_left():
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                return
+            self.check_stop()
+            done += self.one_batch(handle, policy, batch, ask)
+            self.tell(done)
+        self.finish_counted(handle, policy)
+
+    def started_or_now(self) -> datetime:
+        """A plan must be taken up before it expires; what has been begun in time is finished."""
+        now = database_now()
+        expires = self.run.plan_expires_at
+        return expires if self.run.state == RunState.RUNNING and expires else now
+
+    def files_before(self, plan: Plan) -> int:
+        """The files of the batches that are settled, for the progress bar of who goes on."""
+        settled = PlanBatch.objects.filter(run=self.run, settled_at__isnull=False)
+        items = plan.items[: sum(settled.values_list("items", flat=True))]
+        return sum(len(item.members) for item in items)
+
+    def batches_left(self) -> list[PlanBatch]:
+        """The batches that are still to be carried out, without their bodies."""
+        left = PlanBatch.objects.filter(run=self.run, settled_at__isnull=True)
+        return list(left.order_by("number").defer("body"))
+
+    def one_batch(self, handle: AreaHandle, policy: Policy, batch: PlanBatch, ask: Asker) -> int:
+        items, now, area = items_of(batch), database_now(), self.run.area
+        screened = screen(items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=now)
+        unknown, limit = screened.percent_unknown(), policy.max_unknown_percent
+        if limit is not None and unknown > limit:
+            raise VerifierFailed(f"stopped: verifiers could not tell about {unknown} % of a batch")
+        with locked(handle):
+            carry_out(handle, self.run, batch, items, screened, policy=policy, token=self.token, now=now)
+            advance(self.run.pk, self.token, now=database_now(), next_batch=batch.number + 1)
+        return sum(len(item.members) for item in items)
+
+    def finish_counted(self, handle: AreaHandle, policy: Policy) -> None:
+        self.run = find_run(self.run.pk)
+        residue = count_residue(self.run, policy, handle, beat=self.beat)
+        advance(self.run.pk, self.token, now=database_now(), residue=residue)
+        if residue:
+            self.finish(RunState.FAILED, f"{residue} files that should have gone are still there")
+        else:
+            self.finish(RunState.DONE, "")
+
+    # Ends
+
+    def check_stop(self) -> None:
+        if CleanupRun.objects.filter(pk=self.run.pk, stop_requested=True).exists():
+            raise RunStopped("stopped on request")
+
+    def finish(self, state: RunState, message: str) -> None:
+        """End the run; if the lease was lost meanwhile, somebody else decides how it ends."""
+        now = database_now()
+        with transaction.atomic():
+            if not release(self.run.pk, self.token, state=state, finished_at=now, message=message[:500]):
+                logger.warning(
+                    "run %s would have been %s, but has passed to another worker", self.run.pk, state
+                )
+                return
+            self.run = find_run(self.run.pk)
+            names = ("trashed", "trashed_bytes", "skipped", "errors", "residue")
+            evidence = {name: getattr(self.run, name) for name in names}
+            write_entry(self.run, f"run_{state}", self.actor, now=now, reason=message, evidence=evidence)
+        self.tell(self.run.planned_files, final=True)
+
+    def tell(self, done: int, *, final: bool = False) -> None:
+        run = self.run
+        total = run.planned_files if run.state not in (RunState.QUEUED, RunState.PLANNING) else 0
+        progress = Progress(state=run.state, done=done, total=total, bytes=run.planned_bytes)
+        if self.on_progress is not None:
+            self.on_progress(progress)
+        if transaction.get_connection().in_atomic_block and not final:
+            return
+        data = {"run": str(run.pk), "state": run.state, "policy": run.policy_version.policy.name}
+        data |= {"area": run.area.name, "done": done, "total": total, "bytes": run.planned_bytes}
+        if final:
+            data |= {
+                "trashed": run.trashed,
+                "skipped": run.skipped,
+                "errors": run.errors,
+                "message": run.message,
+            }
+        self.feed.tell(data, final=final)
+
+
+def _plan_message(planned: Planned, state: RunState) -> str:
+    """One sentence for a person who wonders why a run did not simply go ahead."""
+    hits = ", ".join(f"{hit.brake} is {hit.limit}, the plan has {hit.value}" for hit in planned.brakes)
+    if state is RunState.REFUSED:
+        unknown = planned.kept.get(str(Reason.UNVERIFIED), 0)
+        return f"verifiers could not tell about {unknown} files ({hits}): nothing was touched"
+    if state is RunState.AWAITING_APPROVAL:
+        return f"above its brakes: {hits}"
+    return hits

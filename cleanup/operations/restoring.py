@@ -1,0 +1,219 @@
+"""Bringing files back from the trash: by a person at any time until they are purged, never over another file.
+
+The rows are claimed in one transaction, so of a restore and a purge of the same file one finds nothing to do;
+then the engine renames; then the outcomes are committed. A crash in between leaves rows in state `restoring`,
+which recovery finishes. What could not be brought back stays in the trash, as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from django.db import transaction
+
+from cleanup.engine.area import AreaHandle
+from cleanup.engine.audit import AuditRecord
+from cleanup.engine.errors import AreaRefused, ManifestInvalid, PolicyInvalid
+from cleanup.engine.expiry import companion_name
+from cleanup.engine.faults import crash_point
+from cleanup.engine.names import is_below, is_internal, unescape
+from cleanup.engine.plan import PlanItem
+from cleanup.engine.states import Decision, ItemState, Observation, recover
+from cleanup.engine.trash import Restored, observe_all
+from cleanup.engine.trash import restore as engine_restore
+from cleanup.models import CleanupItem, StagingArea
+from cleanup.operations.areas import locked, opened
+from cleanup.operations.outcomes import Conflict, OperationRefused, RestoreReport
+from cleanup.stores import Actor, DatabaseAuditSink, record
+from cleanup.stores.items import (
+    add_totals,
+    claim_rows,
+    files_of,
+    load,
+    move_rows,
+    plan_item,
+    policy_name,
+    version_name,
+)
+from cleanup.stores.sql import chunks, database_now
+
+#: Items brought back under one hold of the area's lock.
+_BATCH = 500
+
+#: From which a restore may start; an error may have left its bytes in the trash.
+_RESTORABLE = (ItemState.TRASHED, ItemState.ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    row: CleanupItem
+    #: The state it was in before, and goes back to if it cannot be restored.
+    before: ItemState
+    restored: Restored
+
+
+def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) -> RestoreReport:
+    """Bring items back under their old names, or one item under the escaped path `to` below its area.
+
+    Items that are not in the trash are passed over. A taken name is a conflict: the item stays in the trash.
+
+    Raises:
+        OperationRefused: `to` is given for more than one item, or is no place below the area.
+        AreaRefused, AreaBusy: an area cannot be worked in; items of areas before it are back.
+    """
+    report = RestoreReport()
+    if to is not None:
+        _check_target(item_ids, to)
+    for area, ids in _by_area(item_ids).items():
+        with opened(area) as handle:
+            for part in chunks(ids, _BATCH):
+                with locked(handle):
+                    _restore_part(handle, area, part, actor, to, report)
+    return report
+
+
+def _check_target(item_ids: Collection[UUID], to: str) -> None:
+    if len(item_ids) != 1:
+        raise OperationRefused("another name can be given for one item only")
+    try:
+        path = unescape(to)
+    except PolicyInvalid as error:
+        raise OperationRefused(str(error)) from error
+    if not is_below(path) or is_internal(path):
+        raise OperationRefused(f"{to!r} is no place below the area")
+
+
+def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
+    found: dict[StagingArea, list[UUID]] = {}
+    for part in chunks(item_ids):
+        rows = CleanupItem.objects.filter(pk__in=part, state__in=_RESTORABLE).exclude(trash_id="")
+        for row in rows.select_related("area").order_by("area_id", "trash_id"):
+            found.setdefault(row.area, []).append(row.pk)
+    return found
+
+
+def _restore_part(
+    handle: AreaHandle,
+    area: StagingArea,
+    ids: Sequence[UUID],
+    actor: Actor,
+    to: str | None,
+    report: RestoreReport,
+) -> None:
+    now = database_now()
+    with transaction.atomic():
+        claimed = [(row, before) for before in _RESTORABLE
+                   for row in claim_rows(ids, before, ItemState.RESTORING, now=now)]  # fmt: skip
+        if to is not None:
+            CleanupItem.objects.filter(pk__in=[row.pk for row, _ in claimed]).update(restore_to=to)
+    done = [_Done(row=row, before=before, restored=_restore_one(handle, row, to)) for row, before in claimed]
+    crash_point("restore.before_commit")
+    _commit(area, done, actor)
+    _report(done, report)
+
+
+def _restore_one(handle: AreaHandle, row: CleanupItem, to: str | None) -> Restored:
+    try:
+        return engine_restore(handle, row.trash_id, to=unescape(to) if to else None)
+    except (ManifestInvalid, AreaRefused) as error:
+        return Restored("error", row.path, str(error))
+    except OSError as error:
+        return Restored("error", row.path, error.strerror or str(error))
+
+
+def _commit(area: StagingArea, done: Sequence[_Done], actor: Actor) -> None:
+    """Write the outcomes: rows, totals and audit entries together."""
+    now = database_now()
+    with transaction.atomic():
+        for one in done:
+            state = {"restored": ItemState.RESTORED, "lost": ItemState.LOST}.get(
+                one.restored.outcome, one.before
+            )
+            detail = one.restored.detail[:500]
+            move_rows([one.row.pk], ItemState.RESTORING, state, now=now, restore_to="", detail=detail)
+        for name, rows in _by_policy(one.row for one in done if one.restored.outcome == "restored").items():
+            add_totals(area.name, name, files_restored=files_of(rows))
+        DatabaseAuditSink().write([_entry(area, one, actor, now) for one in done])
+
+
+def _by_policy(rows: Iterable[CleanupItem]) -> dict[str, list[CleanupItem]]:
+    found: dict[str, list[CleanupItem]] = {}
+    for row in rows:
+        found.setdefault(policy_name(row), []).append(row)
+    return found
+
+
+def _entry(area: StagingArea, one: _Done, actor: Actor, now: datetime) -> AuditRecord:
+    row, restored = one.row, one.restored
+    action = restored.outcome if restored.outcome in ("restored", "lost") else f"restore_{restored.outcome}"
+    evidence = {"trash": row.trash_id}
+    if restored.path and restored.path != row.path:
+        evidence["to"] = restored.path
+    return record(
+        actor, action, now=now, run=row.run_id, item=row.pk, area=area.name, path=row.path, size=row.size,
+        policy_version=version_name(row), reason=restored.detail, evidence=evidence,
+    )  # fmt: skip
+
+
+def _report(done: Sequence[_Done], report: RestoreReport) -> None:
+    for one in done:
+        row, restored = one.row, one.restored
+        match restored.outcome:
+            case "restored":
+                report.restored += len(row.members)
+                report.bytes += row.size
+            case "conflict":
+                path = restored.path or row.path
+                report.conflicts.append(Conflict(item=str(row.pk), path=path, detail=restored.detail))
+            case "lost":
+                report.lost += len(row.members)
+            case _:
+                report.errors.append(f"{row.path}: {restored.detail}")
+
+
+# After a crash
+
+
+def finish_restores(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
+    """Finish interrupted restores; the caller holds the area's lock. Return how many items."""
+    ids = CleanupItem.objects.filter(area=area, state=ItemState.RESTORING).values_list("pk", flat=True)
+    finished = 0
+    for part in chunks(list(ids), _BATCH):
+        rows = load(part)
+        seen = observe_all(handle, [(_restored_item(row), row.trash_id) for row in rows])
+        done = [_finish(handle, row, observation) for row, observation in zip(rows, list(seen), strict=True)]
+        _commit(area, done, actor)
+        finished += len(rows)
+    return finished
+
+
+def _finish(handle: AreaHandle, row: CleanupItem, seen: Observation) -> _Done:
+    path = row.restore_to or row.path
+    match recover(ItemState.RESTORING, seen):
+        case Decision.RESTORE_ON:
+            return _Done(
+                row=row, before=ItemState.TRASHED, restored=_restore_one(handle, row, row.restore_to or None)
+            )
+        case Decision.RESTORED:
+            return _Done(row=row, before=ItemState.TRASHED, restored=Restored("restored", path))
+        case Decision.LOST:
+            return _Done(row=row, before=ItemState.TRASHED, restored=Restored("lost", path))
+    detail = f"after a crash: {seen.source} at its place, {seen.trash} in the trash"
+    return _Done(row=row, before=ItemState.ERROR, restored=Restored("error", path, detail))
+
+
+def _restored_item(row: CleanupItem) -> PlanItem:
+    """The item under the names that the restore was to give it."""
+    item = plan_item(row)
+    if not row.restore_to:
+        return item
+    first = unescape(row.restore_to)
+    names = [first, companion_name(first) or first]
+    members = tuple(
+        msgspec.structs.replace(member, path=name) for member, name in zip(item.members, names, strict=False)
+    )
+    return msgspec.structs.replace(item, path=first, members=members)

@@ -1,0 +1,73 @@
+"""Celery's way into cleanup: a tick by beat, and wake-ups for what takes longer.
+
+A message carries an id at most and is only a wake-up: a task looks at the rows and does what they say is to
+be done, for one slice, and sends another wake-up if it is not through. So a message that comes twice, late or
+not at all does no harm, and no task runs as long as the broker's time-out for redelivery. When a worker
+starts it finishes first what the last one was interrupted in.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from celery import shared_task
+from celery.signals import worker_ready
+
+from cleanup.conf import conf
+from cleanup.engine.errors import AreaBusy
+from cleanup.operations import execute, schedule
+from cleanup.operations.purging import has_due, purge_due
+from cleanup.operations.runs import send, wake
+from cleanup.stores.leases import WORKING_STATES
+from cleanup.stores.sql import database_now
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task(name="cleanup.tasks.tick")
+def tick() -> None:
+    """Do what is due by the clock, and wake a worker for what is long."""
+    now = database_now()
+    done = schedule.tick(now)
+    for run_id in [*done.started, *done.reaped]:
+        wake(run_id)
+    if has_due(now):
+        send("cleanup.tasks.purge")
+
+
+@shared_task(name="cleanup.tasks.continue_run")
+def continue_run(run_id: str) -> None:
+    """Start a run or go on with it, for one slice. If somebody else is at it, nothing is done."""
+    try:
+        run = execute(UUID(run_id), slice_length=conf().slice_length)
+    except AreaBusy as busy:
+        logger.info("run %s waits for the next tick: %s", run_id, busy)
+        return
+    if run.state in WORKING_STATES and run.lease_until is None:
+        wake(run.pk)
+
+
+@shared_task(name="cleanup.tasks.purge")
+def purge() -> None:
+    """Purge what is due in all areas, for one slice."""
+    report = purge_due(slice_length=conf().slice_length)
+    if report.unfinished:
+        send("cleanup.tasks.purge")
+
+
+@shared_task(name="cleanup.tasks.recover")
+def recover() -> None:
+    """Finish what was interrupted, adopt what has no row, and wake runs that lost their worker."""
+    recovered = schedule.recover_all(with_adoption=True)
+    if recovered:
+        logger.warning("recovered %s items after an interruption", recovered)
+    for run_id in schedule.abandoned(database_now()):
+        wake(run_id)
+
+
+@worker_ready.connect
+def recover_first(**_: Any) -> None:
+    """Have the new worker's pool recover: forks must not share a connection that this process opened."""
+    send("cleanup.tasks.recover")

@@ -1,0 +1,23 @@
+"""Celery tasks for the tests, loaded by the worker with `--include tests.e2e.jobs`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus.progress import BusTask
+
+from xnai_site.celery import app
+
+
+@app.task(bind=True, base=BusTask, name="tests.count")
+def count(self: Any, total: int) -> int:
+    """Count to `total` and tell the topic of the task at each step."""
+    for done in range(1, total + 1):
+        self.progress(done, total, unit="steps")
+    return total
+
+
+@app.task(bind=True, base=BusTask, name="tests.fail")
+def fail(self: Any) -> None:
+    """End badly."""
+    raise ValueError("no luck")

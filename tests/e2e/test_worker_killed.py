@@ -1,0 +1,72 @@
+"""The worker is killed in the middle of a run: no file is lost or stuck, the run ends by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.trees import fingerprints, regular_files
+from tests.harness import Site
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+FILES = 5_000
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site(web=0)
+    site.start()
+    yield site
+    site.stop()
+
+
+def test_a_killed_worker_loses_no_file_and_the_run_ends_by_itself(site: Site) -> None:
+    root = site.folder / "staging"
+    for number in range(FILES):
+        file = root / f"{number % 50}" / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number}" * 10)
+        os.utime(file, (1_000_000_000 + number, 1_000_000_000 + number))
+    site.manage("cleanup", "areas", "add", "many", str(root))
+    site.manage(
+        *("cleanup", "policies", "add", "many", "--area", "many", "--rule", "age", "--age", "1d"),
+        *("--mode", "enforce", "--max-percent", "100"),
+    )
+    before = fingerprints(root)
+    assert len(before) == FILES
+
+    site.start_worker()
+    site.start_beat()
+    run = site.manage_json("cleanup", "run", "many", "--queue")["run"]
+    moved = wait_until(
+        lambda: (gone := FILES - len(regular_files(root))) > 200 and gone,
+        timeout=60,
+        interval=0.002,
+        what="the first moved files",
+    )
+    site.worker.kill()
+    left = len(regular_files(root))
+    assert 0 < left < FILES, f"killed too late or too early: {moved} moved, {left} left"
+    site.start_worker()
+
+    def state() -> str:
+        ((found,),) = site.sql("SELECT state FROM cleanup_cleanuprun WHERE id = %s", run_id(site, run))
+        return str(found)
+
+    wait_until(lambda: state() == "done", timeout=150, interval=0.5, what="the end of the run")
+    assert not regular_files(root)
+    counts = dict(site.sql("SELECT state, count(*) FROM cleanup_cleanupitem GROUP BY state"))
+    assert counts == {"trashed": FILES}
+    restored = site.manage_json("cleanup", "restore", "--area", "many")
+    assert restored == {"restored": FILES, "conflicts": []}
+    assert fingerprints(root) == before
+    assert site.manage_json("cleanup", "audit", "verify")["sound"]
+
+
+def run_id(site: Site, run: str) -> str:
+    """The id as the database keeps it: SQLite has no type for it and stores the digits alone."""
+    return run if site.database_url.startswith("postgres") else run.replace("-", "")

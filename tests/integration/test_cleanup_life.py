@@ -1,0 +1,445 @@
+"""The life of a file: planned, trashed, restored or purged; and everything that keeps it where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from cleanup import operations
+from cleanup.engine.errors import AreaRefused, PolicyInvalid
+from cleanup.models import AuditEntry, CleanupItem, CleanupRun, CleanupTotal, Hold, PlanBatch, PolicyVersion
+from cleanup.operations import OperationRefused, RunActive
+from cleanup.operations.runs import expire_plans
+from tests.retention import ANNA, BEN, DAY, Staging, write
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Staging:
+    return Staging(tmp_path)
+
+
+def later(days: float) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
+
+
+def test_a_preview_lists_what_the_run_trashes_and_nothing_else(staging: Staging) -> None:
+    old, young = staging.fill(20), {"new/one", "new/two"}
+    for name in young:
+        write(staging.root / name, age=timedelta(hours=1))
+    policy = staging.policy()
+
+    found = operations.preview(policy)
+    assert {one.path for one in found.items} == old
+    assert (found.files, found.bytes) == (20, 20 * len("content"))
+    assert found.kept == {"younger_than_age": 2}
+    assert staging.files() == old | young
+    assert not CleanupRun.objects.exists()
+
+    run = staging.run(policy)
+    assert (run.state, run.trashed, run.skipped, run.errors, run.residue) == ("done", 20, 0, 0, 0)
+    assert run.lease_until is None
+    assert staging.files() == young
+    assert staging.states() == {"trashed": 20}
+
+
+def test_restore_brings_back_bytes_mode_and_times(staging: Staging) -> None:
+    path = write(staging.root / "deep" / "er" / "file.bin", "precious")
+    path.chmod(0o640)
+    before = path.stat()
+    staging.run(staging.policy())
+    assert not path.exists()
+    (staging.root / "deep" / "er").rmdir()
+
+    report = operations.restore(staging.items(), actor=BEN)
+    assert (report.restored, report.bytes, report.conflicts) == (1, 8, [])
+    after = path.stat()
+    assert path.read_text() == "precious"
+    assert (after.st_mode, after.st_mtime_ns, after.st_uid) == (
+        before.st_mode,
+        before.st_mtime_ns,
+        before.st_uid,
+    )
+    assert staging.states() == {"restored": 1}
+    assert AuditEntry.objects.filter(action="restored", actor="ben", path="deep/er/file.bin").exists()
+
+
+def test_restore_never_overwrites_and_can_use_another_name(staging: Staging) -> None:
+    path = write(staging.root / "report", "old")
+    staging.run(staging.policy())
+    path.write_text("new")
+
+    report = operations.restore(staging.items(), actor=ANNA)
+    assert report.restored == 0
+    assert [conflict.path for conflict in report.conflicts] == ["report"]
+    assert path.read_text() == "new"
+    assert staging.states() == {"trashed": 1}
+
+    report = operations.restore(staging.items(), actor=ANNA, to="report.old")
+    assert report.restored == 1
+    assert (staging.root / "report.old").read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("target", ["../out", "/etc/x", ".trash/x", "", r"a\q"])
+def test_restore_to_a_place_outside_the_area_is_refused(staging: Staging, target: str) -> None:
+    write(staging.root / "file")
+    staging.run(staging.policy())
+    with pytest.raises(OperationRefused):
+        operations.restore(staging.items(), actor=ANNA, to=target)
+    assert staging.states() == {"trashed": 1}
+
+
+def test_nothing_is_purged_before_the_end_of_its_grace(staging: Staging) -> None:
+    staging.fill(10)
+    staging.run(staging.policy(grace_period=7 * DAY))
+    assert operations.purge_due(now=later(6.9)).purged == 0
+    assert staging.in_trash() == 10
+
+    report = operations.purge_due(now=later(7.1))
+    assert (report.purged, report.bytes, report.errors) == (10, 10 * len("content"), [])
+    assert staging.in_trash() == 0
+    assert staging.states() == {"purged": 10}
+    total = CleanupTotal.objects.get(area="area", policy="policy")
+    assert (total.files_trashed, total.files_purged, total.bytes_purged) == (10, 10, 70)
+    assert operations.purge_due(now=later(8)).purged == 0
+
+
+def test_a_changed_policy_never_shortens_the_grace_of_what_is_in_the_trash(staging: Staging) -> None:
+    staging.fill(3)
+    policy = staging.policy(grace_period=30 * DAY)
+    staging.run(policy)
+    policy.grace_period = timedelta(0)
+    operations.save_policy(policy, ANNA)
+    assert operations.purge_due(now=later(29)).purged == 0
+    assert operations.purge_due(now=later(31)).purged == 3
+
+
+def test_extended_grace_is_longer_by_exactly_that_and_never_shorter(staging: Staging) -> None:
+    staging.fill(2)
+    staging.run(staging.policy(grace_period=DAY))
+    first, second = staging.items()
+    assert operations.extend_grace([first], by=10 * DAY, actor=ANNA) == 1
+    with pytest.raises(OperationRefused, match="not shortened"):
+        operations.extend_grace([first], by=-DAY, actor=ANNA)
+    assert operations.purge_due(now=later(2)).purged == 1
+    assert CleanupItem.objects.get(pk=second).state == "purged"
+    assert CleanupItem.objects.get(pk=first).state == "trashed"
+    assert operations.purge_due(now=later(11.5)).purged == 1
+
+
+def test_purge_now_wants_a_reason_and_writes_it_down(staging: Staging) -> None:
+    staging.fill(4)
+    staging.run(staging.policy())
+    with pytest.raises(OperationRefused, match="reason"):
+        operations.purge_now(staging.items(), reason=" ", actor=BEN)
+    report = operations.purge_now(staging.items()[:3], reason="disk full", actor=BEN)
+    assert report.purged == 3
+    assert staging.in_trash() == 1
+    assert AuditEntry.objects.filter(action="purged", actor="ben", reason="disk full").count() == 3
+
+
+def test_what_is_not_in_the_trash_is_passed_over(staging: Staging) -> None:
+    staging.fill(2)
+    staging.run(staging.policy())
+    ids = staging.items()
+    operations.purge_now(ids[:1], reason="x", actor=ANNA)
+    assert operations.restore(ids, actor=ANNA).restored == 1
+    assert operations.purge_now(ids, reason="x", actor=ANNA).purged == 0
+    assert operations.extend_grace(ids, by=DAY, actor=ANNA) == 0
+
+
+def test_a_result_and_its_metadata_go_and_come_back_together(staging: Staging) -> None:
+    for name, expires in (("old", "2020-01-01T00:00:00"), ("new", "2999-01-01T00:00:00Z")):
+        write(staging.root / f"{name}.result.json.lz4", "result")
+        write(staging.root / f"{name}.metadata.json", json.dumps({"expires_at": expires}))
+    write(staging.root / "bad.result.json.lz4")
+    write(staging.root / "bad.metadata.json", "{")
+    write(staging.root / "alone.result.json.lz4")
+    before = staging.files()
+    policy = staging.policy(rule="expires_at", age="")
+
+    found = operations.preview(policy)
+    assert {one.path for one in found.items} == {"old.result.json.lz4", "old.metadata.json"}
+    assert [one.path for one in found.errors] == ["bad.result.json.lz4"]
+    run = staging.run(policy)
+    assert (run.state, run.trashed) == ("done", 2)
+    assert before - staging.files() == {"old.result.json.lz4", "old.metadata.json"}
+    assert run.kept["bad_companion"] == 1
+    assert run.kept["no_companion"] == 1
+    assert operations.restore(staging.items(), actor=ANNA).restored == 2
+    assert staging.files() == before
+
+
+def test_a_policy_in_report_mode_ends_with_its_plan(staging: Staging) -> None:
+    names = staging.fill(5)
+    run = staging.run(staging.policy(mode="report"))
+    assert (run.state, run.planned_files, run.trashed, run.dry_run) == ("reported", 5, 0, True)
+    assert staging.files() == names
+    assert len(run.plan_digest) == 64
+
+
+def test_a_new_policy_reports_only(staging: Staging) -> None:
+    policy = operations.add_policy("plain", staging.area, ANNA, age="1d")
+    assert policy.mode == "report"
+    assert policy.grace_period == 7 * DAY
+
+
+def test_a_plan_above_a_brake_waits_for_a_person_who_names_the_number(staging: Staging) -> None:
+    names = staging.fill(12)
+    run = staging.run(staging.policy(max_files=10))
+    assert run.state == "awaiting_approval"
+    assert run.brakes == [{"brake": "max_files", "limit": 10, "value": 12}]
+    assert staging.files() == names
+    assert operations.execute(run.pk).state == "awaiting_approval"
+
+    with pytest.raises(OperationRefused, match="12 files, not 11"):
+        operations.approve(run, files=11, actor=BEN)
+    assert operations.approve(run, files=12, actor=BEN).state == "approved"
+    with pytest.raises(OperationRefused, match="not awaiting"):
+        operations.approve(run, files=12, actor=BEN)
+    run = operations.execute(run.pk)
+    assert (run.state, run.trashed) == ("done", 12)
+    assert staging.files() == set()
+
+
+def test_a_protected_area_needs_two_different_persons(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, "vault", protected=True)
+    staging.fill(2)
+    run = staging.run(staging.policy(max_files=1))
+    assert operations.approve(run, files=2, actor=ANNA).state == "awaiting_approval"
+    with pytest.raises(OperationRefused, match="second person"):
+        operations.approve(run, files=2, actor=ANNA)
+    assert operations.execute(run.pk).state == "awaiting_approval"
+    assert operations.approve(run, files=2, actor=BEN).state == "approved"
+
+
+def test_a_rejected_run_frees_its_area(staging: Staging) -> None:
+    staging.fill(2)
+    policy = staging.policy(max_files=1)
+    run = staging.run(policy)
+    with pytest.raises(RunActive, match="active run"):
+        operations.start_run(policy, ANNA)
+    with pytest.raises(OperationRefused, match="reason"):
+        operations.reject(run, reason="", actor=BEN)
+    assert operations.reject(run, reason="not now", actor=BEN).state == "rejected"
+    assert operations.execute(run.pk).state == "rejected"
+    operations.start_run(policy, ANNA)
+
+
+def test_a_plan_expires_and_nothing_of_it_is_carried_out(staging: Staging) -> None:
+    names = staging.fill(2)
+    run = staging.run(staging.policy(max_files=1))
+    operations.approve(run, files=2, actor=ANNA)
+    CleanupRun.objects.filter(pk=run.pk).update(plan_expires_at=later(-0.01))
+    assert operations.execute(run.pk).state == "expired"
+    assert staging.files() == names
+
+    run = staging.run(operations.find_policy("policy"))
+    assert run.state == "awaiting_approval"
+    assert expire_plans(later(0.9)) == 0
+    assert expire_plans(later(1.1)) == 1
+    assert operations.find_run(run.pk).state == "expired"
+
+
+def test_a_stored_plan_that_was_changed_is_refused(staging: Staging) -> None:
+    names = staging.fill(3)
+    run = staging.run(staging.policy(max_files=1))
+    write(staging.root / "precious")
+    other = operations.preview(operations.find_policy("policy"))
+    assert other.files == 4
+    batch = PlanBatch.objects.get(run=run)
+    forged = Staging(staging.root.parent, "other")
+    forged.fill(1)
+    body = PlanBatch.objects.get(run=forged.run(forged.policy("other", mode="report"))).body
+    PlanBatch.objects.filter(pk=batch.pk).update(body=body)
+    operations.approve(run, files=3, actor=ANNA)
+    run = operations.execute(run.pk)
+    assert run.state == "refused"
+    assert "digest" in run.message
+    assert staging.files() == names | {"precious"}
+
+
+def test_a_file_that_changed_after_the_plan_stays(staging: Staging) -> None:
+    staging.fill(3)
+    run = staging.run(staging.policy(max_files=1))
+    (staging.root / "d0" / "f0").write_text("somebody works on it")
+    (staging.root / "d1" / "f1").unlink()
+    operations.approve(run, files=3, actor=ANNA)
+    run = operations.execute(run.pk)
+    assert (run.state, run.trashed, run.skipped, run.residue) == ("done", 1, 2, 0)
+    assert staging.files() == {"d0/f0"}
+    assert staging.states() == {"trashed": 1, "changed": 1, "vanished": 1}
+
+
+def test_files_left_without_a_reason_fail_the_run(staging: Staging) -> None:
+    staging.fill(3)
+    run = staging.run(staging.policy(max_files=1))
+    operations.approve(run, files=3, actor=ANNA)
+    PlanBatch.objects.filter(run=run).update(settled_at=datetime.now(UTC))
+    run = operations.execute(run.pk)
+    assert (run.state, run.residue, run.trashed) == ("failed", 3, 0)
+
+
+def test_holds_stop_the_trash_and_the_purge(staging: Staging) -> None:
+    names = staging.fill(10)
+    policy = staging.policy(grace_period=timedelta(0))
+    held = operations.hold(staging.area, "d0/*", None, "litigation", BEN)
+    run = staging.run(policy)
+    assert (run.state, run.trashed, run.kept["held"], run.residue) == ("done", 8, 2, 0)
+    assert staging.files() == {name for name in names if name.startswith("d0/")}
+
+    operations.hold(staging.area, "d1", later(1), "look at these", BEN)
+    report = operations.purge_due(now=later(0.1))
+    assert (report.purged, report.kept) == (6, {"held": 2})
+    assert operations.purge_now(staging.items(), reason="now", actor=BEN).kept == {"held": 2}
+    Hold.objects.exclude(pk=held.pk).update(until=later(-1))
+    assert operations.purge_due(now=later(0.1)).purged == 2
+
+    operations.release(held, ANNA)
+    with pytest.raises(OperationRefused, match="released before"):
+        operations.release(held, ANNA)
+    assert staging.run(policy).trashed == 2
+
+
+def test_a_hold_placed_after_the_plan_keeps_the_file(staging: Staging) -> None:
+    staging.fill(5)
+    run = staging.run(staging.policy(max_files=1))
+    operations.hold(staging.area, "f3", None, "wait", BEN)
+    operations.approve(run, files=5, actor=ANNA)
+    run = operations.execute(run.pk)
+    assert (run.state, run.trashed, run.skipped, run.residue) == ("done", 4, 1, 0)
+    assert staging.files() == {"d3/f3"}
+    assert staging.states() == {"trashed": 4, "held": 1}
+
+
+@pytest.mark.parametrize(("pattern", "reason"), [("re:(", "x"), ("", "x"), ("*", "  ")])
+def test_a_hold_that_means_nothing_is_refused(staging: Staging, pattern: str, reason: str) -> None:
+    with pytest.raises((OperationRefused, PolicyInvalid)):
+        operations.hold(staging.area, pattern, None, reason, ANNA)
+
+
+def test_an_area_without_its_marker_is_refused_and_left_alone(staging: Staging) -> None:
+    names = staging.fill(3)
+    policy = staging.policy()
+    (staging.root / ".staging-area").unlink()
+    run = staging.run(policy)
+    assert run.state == "refused"
+    assert ".staging-area" in run.message
+    assert staging.files() == names
+    with pytest.raises(AreaRefused):
+        operations.preview(policy)
+    assert operations.purge_due(now=later(99)).errors == []
+
+
+def test_an_area_replaced_by_a_link_is_refused(staging: Staging, tmp_path: Path) -> None:
+    staging.fill(3)
+    policy = staging.policy()
+    staging.root.rename(tmp_path / "moved")
+    os.symlink(tmp_path / "moved", staging.root)
+    run = staging.run(policy)
+    assert run.state == "refused"
+    assert len(list((tmp_path / "moved").rglob("f*"))) == 3
+
+
+def test_dangerous_places_are_no_areas(tmp_path: Path) -> None:
+    for path in ("/", "/etc", "relative/path", str(tmp_path / "absent")):
+        with pytest.raises((AreaRefused, OperationRefused)):
+            operations.add_area("bad", path, ANNA)
+    Staging(tmp_path, "one")
+    with pytest.raises(AreaRefused, match="already the area"):
+        operations.add_area("two", tmp_path / "one", ANNA)
+    with pytest.raises(OperationRefused, match="already"):
+        operations.add_area("one", tmp_path, ANNA)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"age": "2q"},
+        {"age": ""},
+        {"rule": "whim"},
+        {"include": ["re:("]},
+        {"verifiers": ["nobody"]},
+        {"verifiers": [{"kind": "redis_task", "key": "constant"}]},
+        {"task_id_pattern": "no group"},
+        {"max_percent": 101},
+        {"grace_period": timedelta(days=-1)},
+        {"age_by": "x"},
+        {"include": "*.txt"},
+        {"interval": timedelta(0)},
+    ],
+)
+def test_a_policy_that_could_not_be_obeyed_is_not_saved(staging: Staging, fields: dict[str, object]) -> None:
+    with pytest.raises((PolicyInvalid, OperationRefused)):
+        staging.policy(**fields)
+    assert not PolicyVersion.objects.exists()
+
+
+def test_every_save_makes_a_version_and_a_run_points_at_the_newest(staging: Staging) -> None:
+    policy = staging.policy()
+    first = staging.run(policy)
+    policy.age = "3d"
+    operations.save_policy(policy, BEN)
+    second = staging.run(policy)
+    assert [run.policy_version.number for run in (first, second)] == [1, 2]
+    assert [version.document["age"] for version in policy.versions.order_by("number")] == ["2d", "3d"]
+    assert policy.versions.get(number=2).created_by == "ben"
+
+
+def test_a_policy_that_is_off_or_in_a_disabled_area_does_not_run(staging: Staging) -> None:
+    policy = staging.policy(mode="off")
+    with pytest.raises(OperationRefused, match="off"):
+        operations.start_run(policy, ANNA)
+    operations.set_mode(policy, "enforce", ANNA)
+    policy.area.enabled = False
+    with pytest.raises(OperationRefused, match="disabled"):
+        operations.start_run(policy, ANNA)
+
+
+def test_odd_names_survive_the_way_there_and_back(staging: Staging) -> None:
+    names = [b"new\nline", b"half-\xff\xfe", b"n" * 255, b"back\\slash", "ünï".encode(), b"-rf *", b"tab\there"]
+    root = os.fsencode(staging.root)
+    for name in names:
+        path = root + b"/" + name
+        with open(path, "wb") as file:
+            file.write(name)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    run = staging.run(staging.policy())
+    assert (run.state, run.trashed) == ("done", len(names))
+    assert operations.restore(staging.items(), actor=ANNA).restored == len(names)
+    for name in names:
+        with open(root + b"/" + name, "rb") as file:
+            assert file.read() == name
+    assert operations.verify_audit().sound
+
+
+def test_many_files_cost_no_more_statements_than_few(tmp_path: Path) -> None:
+    counts = []
+    for name, files in (("few", 10), ("many", 500)):
+        staging = Staging(tmp_path, name)
+        staging.fill(files)
+        run = operations.start_run(staging.policy(name), ANNA)
+        with CaptureQueriesContext(connection) as queries:
+            assert operations.execute(run.pk).trashed == files
+        counts.append(len(queries))
+    assert counts[1] <= counts[0] + 2
+
+
+def test_demo_areas_are_made_once_and_existing_ones_left_alone(tmp_path: Path, settings: Any) -> None:
+    settings.CLEANUP = {**settings.CLEANUP, "STAGING_ROOT": tmp_path / "staging"}
+    made = operations.ensure_demo_areas()
+    assert [area.name for area in made] == ["rejected", "extracted", "distilled", "results"]
+    policy = operations.find_policy("rejected")
+    assert (policy.mode, policy.age) == ("report", "2d")
+    operations.set_mode(policy, "enforce", ANNA)
+    assert operations.ensure_demo_areas() == []
+    assert operations.find_policy("rejected").mode == "enforce"

@@ -1,0 +1,81 @@
+"""The three roles of people, as Django groups: viewer, operator, admin. Each has what the one before it has.
+
+A viewer sees everything and changes nothing; an operator works (disconnect, run, approve, restore, hold,
+purge); an admin also decides who and what there is (policies, areas, keys, people). The permissions of the
+console's changes are read from the pages themselves, so a new change cannot be forgotten here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.contrib import admin
+from django.contrib.auth.models import Group, Permission
+from django.contrib.contenttypes.models import ContentType
+from django.db import transaction
+
+from bus.console import Change, ConsoleAdmin
+
+VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
+#: From the weakest to the strongest.
+ROLES = (VIEWER, OPERATOR, ADMIN)
+
+#: Apps whose rows a viewer may look at. People and groups are for admins.
+_SEEN = ("bus", "cleanup", "django_celery_beat")
+#: Rows that an operator makes by a form.
+_OPERATOR_ADDS = (("cleanup", "add_hold"),)
+#: Rows that an admin makes and changes by forms. The rest is written by the system alone.
+_ADMIN_WRITES = {
+    "bus": ("add_apikey",),
+    "cleanup": ("add_stagingarea", "add_retentionpolicy", "change_retentionpolicy"),
+    "django_celery_beat": ("add_", "change_", "delete_"),
+    "auth": ("view_", "add_", "change_", "delete_"),
+}
+
+
+def changes() -> Iterator[tuple[ConsoleAdmin, Change]]:
+    """Every change of every page of the console."""
+    for page in admin.site._registry.values():
+        if isinstance(page, ConsoleAdmin):
+            for change in page.changes.values():
+                yield page, change
+
+
+@transaction.atomic
+def ensure_roles() -> dict[str, Group]:
+    """Make the three groups, and give them exactly the permissions of their roles. Idempotent.
+
+    What somebody has added to a group beside that stays.
+    """
+    granted: dict[str, list[Permission]] = {role: [] for role in ROLES}
+    granted[VIEWER] += Permission.objects.filter(
+        content_type__app_label__in=_SEEN, codename__startswith="view_"
+    )
+    for app, codename in _OPERATOR_ADDS:
+        granted[OPERATOR].append(Permission.objects.get(content_type__app_label=app, codename=codename))
+    for app, prefixes in _ADMIN_WRITES.items():
+        found = Permission.objects.filter(content_type__app_label=app)
+        granted[ADMIN] += [entry for entry in found if entry.codename.startswith(prefixes)]
+    for page, change in changes():
+        granted[change.role].append(_permission(page, change))
+    return _give(granted)
+
+
+def _permission(page: ConsoleAdmin, change: Change) -> Permission:
+    """The permission of a change; made here, since it belongs to a page and not to a model's migration."""
+    app, codename = change.permission.split(".")
+    permission, _ = Permission.objects.get_or_create(
+        content_type=ContentType.objects.get(app_label=app, model=codename.rpartition("_")[2]),
+        codename=codename,
+        defaults={"name": f"{change.label}: {page.opts.verbose_name}"},
+    )
+    return permission
+
+
+def _give(granted: dict[str, list[Permission]]) -> dict[str, Group]:
+    groups, so_far = {}, list[Permission]()
+    for role in ROLES:
+        so_far += granted[role]
+        groups[role], _ = Group.objects.get_or_create(name=role)
+        groups[role].permissions.add(*so_far)
+    return groups
