@@ -1,17 +1,17 @@
 """The HTTP API: publishing in the shapes of Centrifugo's server API, and reading for people and scripts.
 
-An API key comes in `X-API-Key`; the reading addresses also take the session of staff. What the bus refuses is an
-`error` with its code in an answer of status 200, as in Centrifugo, so that PyPI's `cent` works; what is no sound
-request at all is 400, and nobody we know 401. `/api/docs` shows it all, from local files.
+An API key comes in `X-API-Key`; the reading addresses also take the session of staff. What the bus refuses is
+an `error` with its code in an answer of status 200, as in Centrifugo, so that PyPI's `cent` works; what is no
+sound request at all is 400, and nobody we know 401. `/api/docs` shows it all, from local files.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Header, NinjaAPI, Query, Schema
-from ninja.errors import AuthenticationError, ValidationError
+from ninja import Header, NinjaAPI, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 from pydantic import Field
 
@@ -32,6 +32,9 @@ from bus.tokens import check_api_key
 SEE_CONNECTIONS = "read:connections"
 #: Rows in one answer.
 MAX_ROWS = 1_000
+
+Limit = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+Since = Annotated[int | None, Field(ge=0, description="After this offset; without it, the newest.")]
 
 
 class StrictParser(Parser):
@@ -117,6 +120,12 @@ class ConnectionOut(Schema):
     pending_bytes: int
 
 
+class KnownRequest(HttpRequest):
+    """A request of somebody we know."""
+
+    auth: Identity
+
+
 async def by_key(request: HttpRequest) -> Identity | None:
     """Return who the API key is, or None without one."""
     kind, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -130,7 +139,7 @@ async def by_key(request: HttpRequest) -> Identity | None:
 
 
 async def by_session(request: HttpRequest) -> Identity | None:
-    """Return who is logged in, if it is staff. For reading only: a page elsewhere could make a browser write."""
+    """Return who is logged in, if it is staff. For reading only: any page can make a browser write."""
     user = await request.auser()
     if user.is_active and user.is_staff:
         return Identity(kind="user", user_id=str(user.pk), is_staff=True)
@@ -155,6 +164,13 @@ def _on_malformed(request: HttpRequest, error: ValidationError) -> HttpResponse:
     )
 
 
+@api.exception_handler(HttpError)
+def _on_unreadable(request: HttpRequest, error: HttpError) -> HttpResponse:
+    cause = error.__cause__
+    refusal = cause if isinstance(cause, BusError) else BadRequest(error.message)
+    return api.create_response(request, _error(refusal), status=error.status_code)
+
+
 @api.exception_handler(BusError)
 def _on_refused(request: HttpRequest, error: BusError) -> HttpResponse:
     statuses = {PermissionDenied: 403, UnknownTopic: 404}
@@ -174,7 +190,7 @@ def _error(error: BusError) -> dict[str, Any]:
     operation_id="publish",
 )
 async def publish(
-    request: HttpRequest, body: PublishRequest, idempotency_key: str | None = Header(None)
+    request: KnownRequest, body: PublishRequest, idempotency_key: Header[str | None] = None
 ) -> dict[str, Any]:
     """Publish an event. The answer comes after the commit; with a key it may be asked again."""
     try:
@@ -191,9 +207,7 @@ async def publish(
 
 
 @api.get("/topics", response=list[TopicOut], auth=READERS, summary="Topics", operation_id="topics")
-async def topics(
-    request: HttpRequest, after: str = "", limit: int = Query(100, ge=1, le=MAX_ROWS)
-) -> list[dict[str, Any]]:
+async def topics(request: KnownRequest, after: str = "", limit: Limit = 100) -> list[dict[str, Any]]:
     """List topics whose history may be read, by name, those behind `after`."""
     log = event_log()
     names = await in_thread(log.names, after, limit=limit)
@@ -214,11 +228,11 @@ async def topics(
     "/topics/{topic}/events", response=EventsOut, auth=READERS, summary="Events", operation_id="topic_events"
 )
 async def topic_events(
-    request: HttpRequest,
+    request: KnownRequest,
     topic: str,
-    since: int | None = Query(None, ge=0, description="After this offset; without it, the newest."),
+    since: Since = None,
     epoch: str = "",
-    limit: int = Query(100, ge=1, le=MAX_ROWS),
+    limit: Limit = 100,
 ) -> dict[str, Any]:
     """Read events of a topic, in the order of their offsets."""
     check(request.auth, "history", topic)
@@ -251,9 +265,7 @@ async def topic_events(
     summary="Connections",
     operation_id="connections",
 )
-async def connections(
-    request: HttpRequest, agent_id: str = "", limit: int = Query(100, ge=1, le=MAX_ROWS)
-) -> list[dict[str, Any]]:
+async def connections(request: KnownRequest, agent_id: str = "", limit: Limit = 100) -> list[dict[str, Any]]:
     """List live connections of all servers: for staff, and for keys with the scope `read:connections`."""
     if not (request.auth.is_staff or SEE_CONNECTIONS in request.auth.scopes):
         raise PermissionDenied

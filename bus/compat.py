@@ -1,7 +1,7 @@
 """Names of earlier connection managers, for code that was written against them. Each use warns.
 
-`WebSocketManager` and `ws_manager` stand for `bus.connections.ConnectionManager` and `connection_manager`, which they
-call; nothing is kept here. They go with the next major version.
+`WebSocketManager` and `ws_manager` stand for `bus.connections.ConnectionManager` and `connection_manager`,
+which they call; nothing is kept here. They go with the next major version.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from bus.connections import Connection, ConnectionManager, connection_manager
+from bus.connections import ConnectionManager, connection_manager
+from bus.live import Connection
 
 
 def _deprecated(name: str, instead: str) -> None:

@@ -1,7 +1,8 @@
 """Settings of the bus, typed.
 
-`settings.BUS` is a dictionary; `conf()` gives it as one frozen object with the defaults filled in. The object is made
-once and again after `setting_changed` (tests, `override_settings`). `bus/checks.py` reports what `problems` finds.
+`settings.BUS` is a dictionary; `conf()` gives it as one frozen object with the defaults filled in. The
+object is made once, and again after `setting_changed` (tests, `override_settings`). `bus/checks.py` reports
+what `problems` finds.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from django.core.signals import setting_changed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicOptions:
-    """The rule of one area of topics. The first pattern that matches a topic's name wins.
+    """The rule of one area of topics. The most specific pattern that fits wins; among equals the first.
 
-    `subscribe`, `publish`, `history` and `presence_read` take one of: `"authenticated"`, `"staff"`, `"owner"` (the agent
-    whose inbox it is), `"server"` (no client), `"scope:NAME"`, or a tuple of these, any of which suffices. Staff may
-    always read.
+    `subscribe`, `publish`, `history` and `presence_read` take one of: `"authenticated"`, `"staff"`,
+    `"owner"` (the agent whose inbox it is), `"server"` (no client), `"scope:NAME"`, or a tuple of these,
+    any of which suffices. Staff may always read.
     """
 
-    #: `fnmatch` pattern on the topic's name.
+    #: Pattern of topic names, in which `*` stands for any run of characters.
     pattern: str
-    #: `must` (logged, a slow reader is closed), `latest` (logged, newest per key when slow), `ephemeral` (not logged).
+    #: `must` (logged, a slow reader is closed), `latest` (logged, newest per key when slow) or `ephemeral`
+    #: (not logged).
     delivery: str = "must"
     #: Events older than this are trimmed.
     history_age: timedelta = timedelta(days=7)
@@ -169,7 +171,7 @@ def problems() -> list[str]:
         for entry in fields(BusSettings)
         if isinstance(value := getattr(values, entry.name), (int, float, timedelta))
         and not isinstance(value, bool)
-        and value <= type(value)(0)
+        and not value > (timedelta(0) if isinstance(value, timedelta) else 0)  # type: ignore[operator]
     ]
     found += [
         f"BUS['TOPICS'] {rule.pattern!r}: delivery must be must, latest or ephemeral, not {rule.delivery!r}."

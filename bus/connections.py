@@ -1,10 +1,10 @@
 """Who is connected: the single source of truth, one `ConnectionManager` in each process.
 
-It counts and limits, writes rows and heartbeats (`bus.leases`), keeps one live connection for each agent id, and
-reaches the connections of other processes through the log and the channel layer. The newest connection of an agent is
-the owner, wherever it is: the former is closed with 4501. It never accepts a socket, and takes any object that has
-async `send_json` and `close`. Every method runs in one event loop and changes its tables without awaiting between, so
-concurrent tasks cannot disturb each other.
+It counts and limits, writes rows and heartbeats (`bus.leases`), keeps one live connection for each agent id,
+and reaches the connections of other processes through the log and the channel layer. The newest connection of
+an agent is the owner, wherever it is: the former is closed with 4501. It never accepts a socket, and takes
+any object that has async `send_json` and `close`. Every method runs in one event loop and changes its tables
+without awaiting between, so concurrent tasks cannot disturb each other.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from django.db import DatabaseError
@@ -27,10 +25,12 @@ from bus import layer, leases, publishing, tokens
 from bus.conf import conf
 from bus.layer import Control
 from bus.leases import Details, Farewell, Pulse
+from bus.live import Connection, Live, is_meant
 from bus.log.current import event_log
 from bus.log.threads import in_thread
-from bus.models import ActiveConnection
+from bus.messages import Messages
 from bus.metrics import CONNECTION_SECONDS, CONNECTIONS, DISCONNECTIONS, RECONNECTIONS, REFUSED
+from bus.models import ActiveConnection
 from bus.protocol.errors import BusError, Disconnect, DisconnectCode
 from bus.protocol.positions import Position
 
@@ -44,56 +44,7 @@ KEY_CHECK = 4.0
 REPLAY_PAGE = 1_000
 
 
-class Connection(Protocol):
-    """Anything that can be sent JSON and be closed."""
-
-    async def send_json(self, data: Any) -> None:
-        """Send one JSON object."""
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close, and say why."""
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """A connection that this process holds."""
-
-    connection: Connection
-    details: Details
-    generation: int = 0
-    #: Whether it reads its inbox itself, so that published events reach it by way of the hub.
-    reads_inbox: bool = False
-    last_activity: datetime = field(default_factory=timezone.now)
-    events_in: int = 0
-    events_out: int = 0
-    #: Steady seconds at which it began.
-    began: float = field(default_factory=time.monotonic)
-    #: What it is subscribed to, and what it owes, asked at each heartbeat.
-    topics: Callable[[], list[str]] = list
-    pending_bytes: Callable[[], int] = int
-
-
-class HasDetails(Protocol):
-    """A subscriber that says who it is."""
-
-    @property
-    def details(self) -> Details:
-        """Who is connected."""
-
-
-def is_meant(order: Control, whom: HasDetails) -> bool:
-    """Tell whether an order is about this connection: by client, agent, user or key, whichever it names."""
-    details = whom.details
-    named = (
-        (order.client_id, details.client_id),
-        (order.agent_id, details.agent_id),
-        (order.user_id, details.user_id),
-        (order.key_prefix, details.key_prefix),
-    )
-    return any(wanted and wanted == own for wanted, own in named)
-
-
-class ConnectionManager:
+class ConnectionManager(Messages):
     """See the module.
 
     Args:
@@ -109,8 +60,6 @@ class ConnectionManager:
         self._elsewhere = 0
         self._keys_checked = 0.0
         self._is_closing = False
-
-    # Coming and going -----------------------------------------------------------------------------------------
 
     async def connect(self, connection: Connection, agent_id: str, session_id: str | None = None) -> bool:
         """Take charge of an accepted connection of an agent; its former one is closed as replaced.
@@ -177,9 +126,10 @@ class ConnectionManager:
             same = sum(1 for other in others if other.user_id == details.user_id and not other.agent_id)
             if same >= per_user:
                 self._refuse("user", f"a user has at most {per_user}")
-        if per_address is not None and details.address and not replaces:
-            if sum(1 for other in others if other.address == details.address) >= per_address:
-                self._refuse("address", f"an address has at most {per_address}")
+        if per_address is None or not details.address or replaces:
+            return
+        if sum(1 for other in others if other.address == details.address) >= per_address:
+            self._refuse("address", f"an address has at most {per_address}")
 
     def _refuse(self, whose: str, why: str) -> None:
         REFUSED.labels(whose).inc()
@@ -221,12 +171,11 @@ class ConnectionManager:
     async def _dismiss(self, live: Live, code: int, reason: str) -> None:
         """Close a connection that is not to be ours any more."""
         try:
-            await asyncio.wait_for(live.connection.close(code=code, reason=reason), GOODBYE)
+            async with asyncio.timeout(GOODBYE):
+                await live.connection.close(code=code, reason=reason)
         except Exception as error:  # noqa: BLE001  (any object may be behind it, and it is being thrown away)
             logger.info("a connection did not take its close: %r", error)
         await self.leave(live, code, reason)
-
-    # Questions ------------------------------------------------------------------------------------------------
 
     @property
     def max_connections(self) -> int:
@@ -263,8 +212,6 @@ class ConnectionManager:
             "max_connections": self.max_connections,
             "connections": list(self._agents),
         }
-
-    # Saying ---------------------------------------------------------------------------------------------------
 
     async def send_event(
         self, task_id: str, event_type: str, data: dict[str, Any], queue_if_disconnected: bool = True
@@ -313,10 +260,6 @@ class ConnectionManager:
             return False
         return True
 
-    async def send_personal_message(self, message: Any, agent_id: str) -> bool:
-        """Put a message into an agent's inbox."""
-        return await self.send_event(agent_id, "agent.message", {"message": message})
-
     async def broadcast(self, message: Any) -> None:
         """Say something to all who are connected.
 
@@ -328,37 +271,12 @@ class ConnectionManager:
         for live in [live for live in self._agents.values() if not live.reads_inbox]:
             await self._send_here(live, data)
 
-    async def send_output(self, task_id: str, message: str) -> bool:
-        """Send a line of output."""
-        return await self.send_event(task_id, "output", {"message": message})
-
-    async def send_status(self, task_id: str, status: str, message: str | None = None) -> bool:
-        """Send a change of state."""
-        data = {"status": status, "message": message or status}
-        return await self.send_event(task_id, "workflow_state_changed", data)
-
-    async def send_error(self, task_id: str, error_type: str, message: str) -> bool:
-        """Send an error."""
-        return await self.send_event(task_id, "error", {"error_type": error_type, "message": message})
-
-    async def send_pong(self, task_id: str) -> bool:
-        """Answer a ping. Not stored."""
-        return await self.send_event(task_id, "pong", {}, queue_if_disconnected=False)
-
-    async def send_workflow_paused(self, task_id: str, message: str = "Workflow paused") -> bool:
-        """Say that a workflow is paused."""
-        return await self.send_event(task_id, "workflow_paused", {"message": message, "status": "paused"})
-
-    async def send_workflow_resumed(self, task_id: str, message: str = "Workflow resumed") -> bool:
-        """Say that a workflow goes on."""
-        return await self.send_event(task_id, "workflow_resumed", {"message": message, "status": "executing"})
-
-    async def send_workflow_cancelled(self, task_id: str, message: str = "Workflow cancelled") -> bool:
-        """Say that a workflow was cancelled."""
-        return await self.send_event(task_id, "workflow_failed", {"message": message, "status": "cancelled"})
-
     async def replay_missed_events(self, task_id: str, since_timestamp: float | None = None) -> int:
-        """Send an agent that is connected here what its inbox holds, or what came after a time (Unix seconds).
+        """Send an agent that is connected here what its inbox holds, or what came after a time.
+
+        Args:
+            task_id: the agent id.
+            since_timestamp: seconds since 1970; None for all.
 
         Returns:
             How many events were sent.
@@ -377,8 +295,6 @@ class ConnectionManager:
             if len(page.events) < REPLAY_PAGE:
                 break
         return sent
-
-    # Orders ---------------------------------------------------------------------------------------------------
 
     async def disconnect_client(
         self,
@@ -425,8 +341,6 @@ class ConnectionManager:
         task = asyncio.ensure_future(work)
         _running.add(task)
         task.add_done_callback(_running.discard)
-
-    # Time -----------------------------------------------------------------------------------------------------
 
     async def beat_for_ever(self, health: Callable[[], tuple[float, bool]]) -> None:
         """Renew the lease of this server and of all its connections, in one statement each.

@@ -1,17 +1,19 @@
 """Path A: `/connection/websocket`, the Centrifugo client protocol, for every stock SDK.
 
-    frame --> Session (what does it mean?) --> action --> here (do it) --> Session (how is that said?) --> frame
+    frame --> Session (what does it mean?) --> action --> here (do it) --> Session (how is that said?) -->
+    frame
 
-Answers come in the order of their commands. Publishes do not wait for each other's commit: many are under way at once
-and answered in order as they come out of the log; any other command waits until those before it are answered.
+Answers come in the order of their commands. Publishes do not wait for each other's commit: many are under way
+at once and answered in order as they come out of the log; any other command waits until those before it are
+answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,7 @@ from bus.log.current import event_log
 from bus.log.threads import in_thread
 from bus.metrics import ACK_LATENCY
 from bus.permissions import check
+from bus.pipeline import Pipeline
 from bus.protocol import frames, session
 from bus.protocol.errors import (
     Disconnect,
@@ -54,10 +57,10 @@ from bus.tokens import read_subscription_token
 
 #: What the connect answer gives as the server's version.
 VERSION = "xnai 0.1"
-#: Publishes of one connection that may be under way at once.
-PIPELINE = 512
 #: A token that has expired may still be replaced by a new one for so long (s).
 EXPIRY_GRACE = 25.0
+#: Seconds for which a close waits for the answer to connect.
+SETTLE = 0.5
 #: Methods that publish: they are pipelined as the publish command is.
 PIPELINED = frozenset({"bus.publish"})
 
@@ -88,12 +91,10 @@ class ClientSocket(Socket):
         self._watched: set[str] = set()
         #: Subscriptions that a token granted, each with the timer of its end.
         self._granted: dict[str, asyncio.TimerHandle | None] = {}
-        #: Publishes under way, in the order of their commands, each with how to answer it.
-        self._under_way: deque[tuple[asyncio.Task[Any], Callable[[asyncio.Task[Any]], bytes]]] = deque()
-        self._answered = asyncio.Event()
-        self._is_flushing = False
-
-    # Life -----------------------------------------------------------------------------------------------------
+        self._pipeline = Pipeline(self._send_answers)
+        #: Not set while connect is being answered.
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     async def begin(self) -> None:
         """Start the clock: a client that says nothing is closed."""
@@ -136,10 +137,10 @@ class ClientSocket(Socket):
         if isinstance(action, session.Publish) or (
             isinstance(action, session.Rpc) and action.method in PIPELINED
         ):
-            await self._pipeline(action)
+            await self._pipeline.add(self._published(action), partial(self._word, action))
             return
         if not isinstance(action, session.Pong):
-            await self._drain()
+            await self._pipeline.drain()
         match action:
             case session.Fail(disconnect):
                 raise disconnect
@@ -160,9 +161,22 @@ class ClientSocket(Socket):
         except Exception as error:  # noqa: BLE001  (as_bus_error logs what is not ours)
             self.queue.send(self._session.failed(action, as_bus_error(error)))
 
-    # Connecting -----------------------------------------------------------------------------------------------
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close; a client that is just connecting gets its answer first, if that does not take long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                await self._settled.wait()
+        await super().close(code, reason)
 
     async def _connect(self, action: session.Connect) -> None:
+        self._settled.clear()
+        try:
+            await self._authenticate(action)
+            await self._welcome(action)
+        finally:
+            self._settled.set()
+
+    async def _authenticate(self, action: session.Connect) -> None:
         request = action.request
         said = _connect_data(request)
         try:
@@ -178,6 +192,10 @@ class ClientSocket(Socket):
             session_id=said.session_id or "",
             task_id=said.task_id or "",
         )
+
+    async def _welcome(self, action: session.Connect) -> None:
+        """Subscribe the client to its own topics and answer."""
+        request = action.request
         subscribed: list[Subscribed] = []
         results: dict[str, SubscribeResult] = {}
         for topic in self.own_topics():
@@ -208,7 +226,7 @@ class ClientSocket(Socket):
         )
 
     def _term(self) -> dict[str, Any]:
-        """Return when a token has to be refreshed. Sessions and keys end too, but nothing can refresh them."""
+        """Return when a token has to be refreshed. Sessions and keys end too, but cannot be refreshed."""
         proof = self.proof
         if proof is None or proof.expires_at is None or proof.identity.kind != "token":
             return {}
@@ -245,8 +263,6 @@ class ClientSocket(Socket):
         result = RefreshResult(client=self.details.client_id, version=VERSION, **self._term())
         self.queue.send(self._session.refreshed(action, result))
 
-    # Topics ---------------------------------------------------------------------------------------------------
-
     async def _subscribe(self, action: session.Subscribe) -> None:
         request = action.request
         ttl = self._grant(action.topic, request.token)
@@ -263,7 +279,7 @@ class ClientSocket(Socket):
         self.hub.release(found)
 
     def _grant(self, topic: str, token: str) -> int:
-        """Check the right to read a topic; return for how many seconds a token grants it, 0 without an end."""
+        """Check the right to read a topic; return for how many seconds a token grants it, 0: without end."""
         if not token:
             check(self.identity, "subscribe", topic)
             return 0
@@ -329,12 +345,9 @@ class ClientSocket(Socket):
         found = [frames.publication(e.offset, e.payload, e.tags, e.info) for e in page.events]
         self.queue.send(self._session.history(action, found, page.epoch, page.last_offset))
 
-    # Calling and publishing -----------------------------------------------------------------------------------
-
     async def _rpc(self, action: session.Rpc) -> None:
-        self.queue.send(
-            self._session.called(action, await METHODS.call(self._caller(), action.method, action.data))
-        )
+        answer = await METHODS.call(self._caller(), action.method, action.data)
+        self.queue.send(self._session.called(action, answer))
 
     def _caller(self) -> Caller:
         return Caller(
@@ -348,14 +361,6 @@ class ClientSocket(Socket):
     async def send_json(self, data: Any) -> None:
         """Send a message outside of all topics."""
         self.queue.send(frames.push_message(data))
-
-    async def _pipeline(self, action: session.Publish | session.Rpc) -> None:
-        """Begin a publish; it is answered when it is committed and those before it are."""
-        while len(self._under_way) >= PIPELINE:
-            await self._wait_for_answers()
-        task = asyncio.ensure_future(self._published(action))
-        self._under_way.append((task, partial(self._word, action)))
-        task.add_done_callback(self._flush_soon)
 
     def _published(self, action: session.Publish | session.Rpc) -> Coroutine[Any, Any, Any]:
         if isinstance(action, session.Rpc):
@@ -376,30 +381,9 @@ class ClientSocket(Socket):
             return self._session.called(action, task.result())
         return self._session.published(action)
 
-    def _flush_soon(self, _: object) -> None:
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Answer all publishes that are done and whose turn it is, in one frame."""
-        self._is_flushing = False
-        words = []
-        while self._under_way and self._under_way[0][0].done():
-            task, word = self._under_way.popleft()
-            if not task.cancelled():
-                words.append(word(task))
-        if words and self._ending is None:
-            self.queue.send(frames.join(words))
-        self._answered.set()
-
-    async def _drain(self) -> None:
-        while self._under_way:
-            await self._wait_for_answers()
-
-    async def _wait_for_answers(self) -> None:
-        self._answered.clear()
-        await self._answered.wait()
+    def _send_answers(self, words: bytes) -> None:
+        if self._ending is None:
+            self.queue.send(words)
 
 
 _HANDLERS: dict[type, Callable[[ClientSocket, Any], Awaitable[None]]] = {
@@ -435,7 +419,7 @@ def _connect_data(request: ConnectRequest) -> ConnectData:
 
 
 def _position(epoch: str, offset: int) -> Position:
-    """Return a client's position. Every answer of ours names an epoch, so one without can only be a beginning."""
+    """Return a client's position. Our answers name an epoch, so one without can only be a beginning."""
     return Position(epoch=epoch or ("none" if offset else ""), offset=offset)
 
 

@@ -1,8 +1,8 @@
 """Sending over the channel layer from code that has no event loop: workers, commands, scripts.
 
-One background thread with a loop of its own keeps the connection open between messages. Nobody waits for it, except the
-end of the process, and that for the time-out at most; after a failure the breaker lets a moment pass before the layer
-is tried again. What is not sent is no loss: the hubs find it in the log.
+One background thread with a loop of its own keeps the connection open between messages. Nobody waits for it,
+except the end of the process, and that for the time-out at most; after a failure the breaker lets a moment
+pass before the layer is tried again. What is not sent is no loss: the hubs find it in the log.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ class Breaker:
         self._open_until = 0.0
 
 
-async def group_send(group: str, body: str, timeout: timedelta) -> None:
+async def group_send(group: str, body: str, within: timedelta) -> None:
     """Send one message to a group of the default layer. Raises what the layer raises, and `TimeoutError`."""
     layer = get_channel_layer()
     if layer is not None:
         message = {"type": MESSAGE_TYPE, "body": body}
-        await asyncio.wait_for(layer.group_send(group, message), timeout.total_seconds())
+        async with asyncio.timeout(within.total_seconds()):
+            await layer.group_send(group, message)
 
 
 class Courier:

@@ -1,8 +1,8 @@
 """Who stands behind a socket: from its token, its headers or its session, in that order.
 
-A token travels in the connect command or in a header, never in the address. The session cookie counts only with a
-good `Origin`: a browser sends the cookie for any page that opens a socket, and names the page. Agents send no Origin
-and no cookie, so they need none.
+A token travels in the connect command or in a header, never in the address. The session cookie counts only
+with a good `Origin`: a browser sends the cookie for any page that opens a socket, and names the page. Agents
+send no Origin and no cookie, so they need none.
 """
 
 from __future__ import annotations

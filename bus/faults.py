@@ -11,22 +11,31 @@ import os
 import signal
 from threading import Lock
 
+#: Every point of the bus.
+POINTS = frozenset(
+    {"log.before_insert", "log.after_insert", "log.before_commit", "log.after_commit", "log.after_trim"}
+)
+
 _ACTIONS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
 
 
 def parse(text: str) -> dict[str, tuple[int, signal.Signals]]:
-    """Return the points named in `text`, each with the visit that counts and the signal.
+    """Return the points of the bus named in `text`, each with the visit that counts and the signal.
+
+    Names that are not of the bus are left alone: others read the same variable.
 
     Raises:
-        ValueError: the text is not `name:count:action[,...]`.
+        ValueError: one begins with `log.` and is no point, or is not `name:count:action`.
     """
     points = {}
-    for part in filter(None, text.split(",")):
-        try:
-            name, count, action = part.split(":")
-            points[name] = (int(count), _ACTIONS[action])
-        except (ValueError, KeyError):
-            raise ValueError(f"FAULT={part!r} is not name:count:kill or name:count:hang") from None
+    for part in text.split(","):
+        name, _, rest = part.partition(":")
+        if not name.startswith("log."):
+            continue
+        count, _, action = rest.partition(":")
+        if name not in POINTS or not count.isdigit() or action not in _ACTIONS:
+            raise ValueError(f"FAULT={part!r} is not name:count:kill or name:count:hang")
+        points[name] = (int(count), _ACTIONS[action])
     return points
 
 

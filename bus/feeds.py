@@ -1,8 +1,8 @@
 """One process's view of one topic: where it stands in the log and who reads it here.
 
-A feed is the pure part of the hub: no I/O, no waiting. Events go through it strictly in order, each exactly once for
-every subscription: a batch is encoded once for each form and the same frame goes to all who stand at the same place.
-A subscription that is still recovering holds live events back until its missed ones are out.
+A feed is the pure part of the hub: no I/O, no waiting. Events go through it strictly in order, each exactly
+once for every subscription: a batch is encoded once for each form and the same frame goes to all who stand at
+the same place. A subscription that is still recovering holds live events back until its missed ones are out.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Subscription:
             self._send(encode(self.subscriber.form, self.feed.topic, self.epoch, events), events)
 
     def go_live(self) -> bool:
-        """Send what was held back and take everything directly from now on. False: something is missing between."""
+        """Send what was held back and take all directly from now on. False: something is missing between."""
         held = self.held or []
         logged = [event for event in held if event.offset > self.at]
         joined = splice([], logged)
@@ -164,12 +164,12 @@ class Subscription:
         return True
 
     def _hold(self, batch: Batch) -> None:
-        assert self.held is not None
-        if len(self.held) + len(batch.events) > MAX_HELD_BACK:
+        held = self.held if self.held is not None else []
+        if len(held) + len(batch.events) > MAX_HELD_BACK:
             self.overflowed = True
-            self.held.clear()
+            held.clear()
         else:
-            self.held += batch.events
+            held += batch.events
 
     def _send(self, frame: Frame, events: Sequence[LiveEvent]) -> None:
         queue = self.subscriber.queue
@@ -187,22 +187,19 @@ class Subscription:
             return False
         form, topic = self.subscriber.form, self.feed.topic
         queue = self.subscriber.queue
-        return all(
-            [
-                queue.keep_back(topic, key, encode(form, topic, self.epoch, [event]))
-                for key, event in newest.items()
-            ]
-        )
+        kept = True
+        for key, event in newest.items():
+            kept = queue.keep_back(topic, key, encode(form, topic, self.epoch, [event])) and kept
+        return kept
 
 
 class Feed:
     """A topic that somebody reads here.
 
     Args:
-        topic: its name.
-        delivery: class of its rule: `must`, `latest` or `ephemeral`.
-        later: runs a function soon; called between slices of a large fan-out, so that other work gets its turn.
-        slice_size: subscriptions served in one go.
+        topic: its name. delivery: class of its rule: `must`, `latest` or `ephemeral`. later: runs a function
+        soon; called between slices of a large fan-out, so that other work gets its turn. slice_size:
+        subscriptions served in one go.
     """
 
     def __init__(

@@ -3,9 +3,9 @@
     hint (own commit, or another process) --> feed --> every subscription, in order, each event once
     every second: the log's positions --> what no hint told of is read and passed on
 
-There is one hub in a process; it starts in the running event loop with the first connection, for not every ASGI server
-announces its start. Its promise: a subscriber gets offset after offset of one epoch, or its subscription is ended
-with a code that makes it come again (2500). No SQL runs in the event loop.
+There is one hub in a process; it starts in the running event loop with the first connection, for not every
+ASGI server announces its start. Its promise: a subscriber gets offset after offset of one epoch, or its
+subscription is ended with a code that makes it come again (2500). No SQL runs in the event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from bus import connections, layer, presence, publishing
 from bus.conf import conf
 from bus.feeds import Feed, Subscriber, Subscription
 from bus.layer import Control, LiveEvent
-from bus.link import Link
+from bus.link import Link, end_tasks
+from bus.live import is_meant
 from bus.log import StoredEvent, TopicState
 from bus.log.current import event_log
 from bus.log.threads import in_thread
@@ -76,8 +77,6 @@ class Hub:
         self._passed_on = 0
         self.link = Link(self)
 
-    # Life -----------------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Attach to the layer and begin to tick."""
         layer.attach(self, self.link)
@@ -90,9 +89,7 @@ class Hub:
         layer.detach(self)
         for handle in self._lingering.values():
             handle.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(list(self._tasks))
         await self.link.stop()
 
     def spawn(self, work: object) -> None:
@@ -110,8 +107,6 @@ class Hub:
     def topics(self) -> list[str]:
         """Topics that are read here."""
         return list(self._feeds)
-
-    # Subscribing ----------------------------------------------------------------------------------------------
 
     async def subscribe(
         self, subscriber: Subscriber, topic: str, since: Position | None = None
@@ -252,10 +247,9 @@ class Hub:
             part = _fitting(events)
             subscription.send_events(part)
             events = events[len(part) :]
-            while not subscription.subscriber.queue.is_relaxed and not subscription.ended:
+            # No socket tells when it has taken something.
+            while not subscription.subscriber.queue.is_relaxed and not subscription.ended:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-
-    # Hearing --------------------------------------------------------------------------------------------------
 
     def hear_hint(self, topic: str, epoch: str, first: int, last: int, events: Sequence[LiveEvent]) -> None:
         """Pass on what was published, or fetch it."""
@@ -289,7 +283,7 @@ class Hub:
     def _unsubscribe_by_order(self, order: Control) -> None:
         feed = self._feeds.get(order.topic)
         for subscription in list(feed.subscriptions.values()) if feed else []:
-            if connections.is_meant(order, subscription.subscriber):
+            if is_meant(order, subscription.subscriber):
                 self._end(subscription, UnsubscribeCode(order.code or UnsubscribeCode.SERVER))
 
     def _pass_on(self, feed: Feed, events: Sequence[LiveEvent]) -> None:
@@ -318,8 +312,6 @@ class Hub:
             logger.warning("a gap in %s could not be filled yet: %s", feed.topic, error)
         finally:
             self._filling.pop(feed.topic, None)
-
-    # Ticking --------------------------------------------------------------------------------------------------
 
     async def _tick_for_ever(self) -> None:
         interval = conf().tick_interval.total_seconds()
@@ -442,7 +434,8 @@ def running() -> Hub | None:
 async def shut_down(spread: float = 3.0) -> None:
     """Take leave of all clients within `spread` seconds, commit what is owed, remove our rows.
 
-    Clients are told to come again (3001), spread over time so that they do not all come to the other servers at once.
+    Clients are told to come again (3001), spread over time so that they do not all come to the other servers
+    at once.
     """
     global _hub
     former, _hub = _hub, None

@@ -2,10 +2,11 @@
 
     committed --> hint() --> this process's hub at once, every other process through the Channels layer
 
-The layer is a hint and never the truth: whatever is lost on it, the hubs find in the log within a second. So nothing
-here raises, nothing waits longer than `BUS["LAYER_TIMEOUT"]`, and a breaker keeps a dead Redis from costing every
-publish that second. A server process attaches a supervised `bus.link.Link`; any other process (a worker, a command)
-sends through one background thread. What travels is JSON of the few types below; anything else is ignored.
+The layer is a hint and never the truth: whatever is lost on it, the hubs find in the log within a second. So
+nothing here raises, nothing waits longer than `BUS["LAYER_TIMEOUT"]`, and a breaker keeps a dead Redis from
+costing every publish that second. A server process attaches a supervised `bus.link.Link`; any other process
+(a worker, a command) sends through one background thread. What travels is JSON of the few types below;
+anything else is ignored.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def detach(receiver: Receiver) -> None:
 
 
 def hint(topic: str, epoch: str, first: int, last: int, events: Sequence[StoredEvent]) -> None:
-    """Tell all processes of events that are committed. From any thread; never raises, never waits for long."""
+    """Tell all processes of events that are committed. From any thread; never raises, never waits."""
     server = _server
     if server is not None:
         live = [LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info) for e in events]
@@ -161,7 +162,7 @@ def told(events: Sequence[StoredEvent]) -> None:
 
 
 def control(kind: str, *, group: str = EVERYONE, **fields: Any) -> None:
-    """Order something of all server processes, this one included. `group` narrows it to those with a topic."""
+    """Order something of all server processes, this one included; `group`: of those with a topic."""
     order = Control(INSTANCE, kind, **fields)
     server = _server
     if server is not None:
@@ -184,10 +185,11 @@ def encode_canary(number: int) -> str:
 def decode(body: Any) -> Message | None:
     """Return a message, or None for anything that is none of ours."""
     try:
-        return _decode(body)
+        message: Message = _decode(body)
     except (msgspec.MsgspecError, TypeError, ValueError):
         HINTS.labels("foreign").inc()
         return None
+    return message
 
 
 def arrived(event: HintEvent) -> LiveEvent:

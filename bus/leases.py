@@ -1,9 +1,9 @@
 """The rows of servers and connections: who is connected where, for as long as somebody renews it.
 
-A server holds a lease and renews it with the heartbeats of all its connections in one go; what is not renewed is taken
-away by `reap`, which beat calls, so nothing depends on a process saying goodbye. An agent's generation is drawn here
-under its row lock: of two connections of one agent the higher generation is the owner, on whichever server it is.
-All functions are plain SQL and block: coroutines call them in a thread.
+A server holds a lease and renews it with the heartbeats of all its connections in one go; what is not renewed
+is taken away by `reap`, which beat calls, so nothing depends on a process saying goodbye. An agent's
+generation is drawn here under its row lock: of two connections of one agent the higher generation is the
+owner, on whichever server it is. All functions are plain SQL and block: coroutines call them in a thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from bus.protocol.errors import DisconnectCode
 LOST = "lost"
 
 _NEXT_GENERATION = (
-    "INSERT INTO bus_agent (agent_id, generation, first_seen_at, last_seen_at, connects) VALUES (%s, 1, %s, %s, 1) "
+    "INSERT INTO bus_agent (agent_id, generation, first_seen_at, last_seen_at, connects) "
+    "VALUES (%s, 1, %s, %s, 1) "
     "ON CONFLICT (agent_id) DO UPDATE SET generation = bus_agent.generation + 1, "
     "connects = bus_agent.connects + 1, last_seen_at = excluded.last_seen_at RETURNING generation"
 )
@@ -113,7 +114,8 @@ def leave(farewell: Farewell) -> None:
 def beat(server: str, pulses: Iterable[Pulse], *, loop_lag_ms: float, layer_up: bool) -> int:
     """Renew the lease of a server and all its connections; return how many there are on all servers.
 
-    A row that was taken away meanwhile, for this process was frozen, is written again, unless its agent has moved on.
+    A row that was taken away meanwhile, for this process was frozen, is written again, unless its agent has
+    moved on.
     """
     now = timezone.now()
     alive = list(pulses)
@@ -206,9 +208,8 @@ def _next_generation(agent_id: str, now: datetime) -> int:
     moment = dialect_of(connection).to_column(now)
     with connection.cursor() as cursor:
         cursor.execute(_NEXT_GENERATION, [agent_id, moment, moment])
-        row = cursor.fetchone()
-    assert row is not None
-    return int(row[0])
+        ((generation,),) = cursor.fetchall()
+    return int(generation)
 
 
 def _renew(server: str, now: datetime, *, loop_lag_ms: float, layer_up: bool | None) -> None:

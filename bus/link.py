@@ -1,9 +1,9 @@
 """A server process's end of the channel layer: one channel, in one group for each topic that is wanted here.
 
-It is supervised: a listener that dies is started again, and a canary, a message to itself every ten seconds, proves
-that it is not deaf; `is_up` says so and readiness asks it. Whenever the canary does not come back everything is taken
-down and built anew, with all groups. Sending goes through a bounded queue and never holds anybody up: a hint that is
-dropped is found in the log within a second.
+It is supervised: a listener that dies is started again, and a canary, a message to itself every ten seconds,
+proves that it is not deaf; `is_up` says so and readiness asks it. Whenever the canary does not come back
+everything is taken down and built anew, with all groups. Sending goes through a bounded queue and never holds
+anybody up: a hint that is dropped is found in the log within a second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -56,9 +57,7 @@ class Link:
 
     async def stop(self) -> None:
         """End both and close the connection to the layer."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self.is_up = False
         await self._take_down()
 
@@ -196,9 +195,23 @@ class Link:
             logger.exception("a message of the channel layer could not be taken")
 
 
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for them; a library below may swallow a cancellation, so more than once."""
+    left = set(tasks)
+    for _ in range(10):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=0.5)
+    if left:
+        logger.error("%d tasks did not end", len(left))
+
+
 async def _in_time(call: Any) -> Any:
     """Await `call` for the time-out of the layer at most."""
     try:
-        return await asyncio.wait_for(call, conf().layer_timeout.total_seconds())
+        # Not `wait_for`: in Python 3.11 that swallows a cancellation that meets the result.
+        async with asyncio.timeout(conf().layer_timeout.total_seconds()):
+            return await call
     except TimeoutError as error:
         raise LayerDown("no answer in time") from error

@@ -1,8 +1,9 @@
 """Rows of the bus: the event log, who is connected, how far each consumer has read, who may come in.
 
-`Topic` and `Event` are the log, the truth of what was said; they are written by `bus.log` alone, with raw statements.
-`ServerInstance` and `ActiveConnection` are leases: they say who is connected *now* and may be stale for as long as a
-lease lasts; beat removes what a dead process left. `ConnectionSession` is the history of them.
+`Topic` and `Event` are the log, the truth of what was said; they are written by `bus.log` alone, with raw
+statements. `ServerInstance` and `ActiveConnection` are leases: they say who is connected *now* and may be
+stale for as long as a lease lasts; beat removes what a dead process left. `ConnectionSession` is the
+history of them.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Event(models.Model):
     tags = models.TextField(blank=True)
     #: JSON object that names the publishing client, or empty.
     info = models.TextField(blank=True)
-    #: Idempotency key within the topic.
-    key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null is outside the unique index)
+    #: Idempotency key within the topic. Null, not empty, where there is none: nulls are outside the unique
+    #: index.
+    key = models.CharField(max_length=200, null=True, blank=True)
     publisher = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(db_index=True)
 
@@ -83,7 +85,7 @@ class Cursor(models.Model):
 
 
 class Agent(models.Model):
-    """An agent that has connected at least once. `generation` decides which of its connections is the live one."""
+    """An agent that has connected at least once; `generation` says which of its connections is live."""
 
     agent_id = models.CharField(max_length=180, unique=True)
     #: Taken by every connect, one higher each time; the highest owns the agent id.

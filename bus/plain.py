@@ -1,9 +1,10 @@
-"""Path B: `/ws/agents/<agent_id>/` and `/ws/progress/<task_id>/`, JSON objects for a shell and for ten lines of code.
+"""Path B: JSON objects, for a shell and for ten lines of code.
 
-Each frame out is one event with its `topic`, `offset` and `epoch`; each frame in is an object with a `type`. What is
-wrong is answered with an `error` event and the socket stays open. `?offset=&epoch=` or `?since=` replays; an inbox
-begins at its agent's cursor. After the final event of a task the server closes with 1000. The pings of the WebSocket
-protocol itself keep these sockets alive.
+`/ws/agents/<agent_id>/` is an inbox, `/ws/progress/<task_id>/` the progress of a task.
+Each frame out is one event with its `topic`, `offset` and `epoch`; each frame in is an object with a `type`.
+What is wrong is answered with an `error` event and the socket stays open. `?offset=&epoch=` or `?since=`
+replays; an inbox begins at its agent's cursor. After the final event of a task the server closes with 1000.
+The pings of the WebSocket protocol itself keep these sockets alive.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ async def _start(topic: str, since: Position | datetime | None) -> Position | No
 
 
 def _position_at(topic: str, moment: datetime) -> Position | None:
-    """Return the position before the first event after `moment`: by halving, for times grow with the offsets."""
+    """Return the position before the first event after `moment`, by halving: times grow with the offsets."""
     log = event_log()
     state = log.states([topic]).get(topic)
     if state is None:

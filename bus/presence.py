@@ -1,9 +1,9 @@
 """Who is there: leases of (topic, connection) for topics whose rule keeps presence.
 
-A lease begins with the subscription and ends with it. When the connection itself is lost the lease goes on for
-`BUS["PRESENCE_GRACE"]`, so that a quick reconnect does not make anybody flap; then, and only then, the leave is told.
-Whoever takes the state and applies each join and leave told since has the state of now. Leases of a dead server are
-ended by beat.
+A lease begins with the subscription and ends with it. When the connection itself is lost the lease goes on
+for `BUS["PRESENCE_GRACE"]`, so that a quick reconnect does not make anybody flap; then, and only then, the
+leave is told. Whoever takes the state and applies each join and leave told since has the state of now. Leases
+of a dead server are ended by beat.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOOK_INTERVAL = 1.0
 
 @dataclass(slots=True)
 class _Watch:
-    """What this process knows without asking: whether there may be leases of its own to end, and when it looked."""
+    """What this process knows without asking: until when leases may have to be ended, and when it looked."""
 
     until: float = 0.0
     looked: float = 0.0

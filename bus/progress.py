@@ -1,8 +1,9 @@
 """A long job tells its topic `task:<id>` how far it is, and ends it.
 
-`Progress` is a context manager, with or without `async`; `BusTask` does the same for Celery by itself. Started,
-progress (at most ten a second), retry, and exactly one end: completed, failed or cancelled. A job that is started
-again under its old id begins the topic anew. Telling never harms the job: what cannot be told is logged.
+`Progress` is a context manager, with or without `async`; `BusTask` does the same for Celery by itself.
+Started, progress (at most ten a second), retry, and exactly one end: completed, failed or cancelled. A job
+that is started again under its old id begins the topic anew. Telling never harms the job: what cannot be told
+is logged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The remote methods `bus.*`: what the bus offers beyond the protocol of the stock SDKs.
 
-`bus.publish`, `bus.ack`, `bus.cursor`, `bus.end` and `bus.whoami`. Every SDK can call them; the plain sockets use the
-same code. Cursors belong to whoever keeps them: nobody can name another one's.
+`bus.publish`, `bus.ack`, `bus.cursor`, `bus.end` and `bus.whoami`. Every SDK can call them; the plain sockets
+use the same code. Cursors belong to whoever keeps them: nobody can name another one's.
 """
 
 from __future__ import annotations

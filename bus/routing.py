@@ -17,9 +17,12 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close"})
 
 
-websocket_urlpatterns: list[Any] = [
-    path("connection/websocket", ClientSocket.as_asgi()),
-    path("ws/agents/<str:agent_id>/", AgentSocket.as_asgi()),
-    path("ws/progress/<str:task_id>/", ProgressSocket.as_asgi()),
-    re_path("", refuse),
-]
+#: Django's own `path` expects views; Channels routes ASGI applications by it.
+_sockets: dict[str, Any] = {
+    "connection/websocket": ClientSocket.as_asgi(),
+    "ws/agents/<str:agent_id>/": AgentSocket.as_asgi(),
+    "ws/progress/<str:task_id>/": ProgressSocket.as_asgi(),
+}
+_nowhere: Any = refuse
+
+websocket_urlpatterns = [*(path(route, socket) for route, socket in _sockets.items()), re_path("", _nowhere)]

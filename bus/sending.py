@@ -1,9 +1,10 @@
 """The send queue of one connection: frames go out at once, and what cannot go out is bounded.
 
-A `Frame` is encoded once and shared by all who get it. An `Outlet` is the way to one socket: Daphne's, which takes
-whole frames and knows what it owes (`bus.transport`), or that of any other ASGI server. A queue owes at most
-`BUS["SEND_QUEUE_BYTES"]` and `SEND_QUEUE_FRAMES`; beyond it an event is refused (`must`: the connection is closed as
-slow and recovers), kept back so that a newer one with its key replaces it (`latest`), or dropped (`ephemeral`).
+A `Frame` is encoded once and shared by all who get it. An `Outlet` is the way to one socket: Daphne's, which
+takes whole frames and knows what it owes (`bus.transport`), or that of any other ASGI server. A queue owes at
+most `BUS["SEND_QUEUE_BYTES"]` and `SEND_QUEUE_FRAMES`; beyond it an event is refused (`must`: the connection
+is closed as slow and recovers), kept back so that a newer one with its key replaces it (`latest`), or dropped
+(`ephemeral`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_KEPT_BACK = 256
 
 
 def text_frame(payload: bytes) -> bytes:
-    """Return a text message as one whole WebSocket frame of a server: final, unmasked, uncompressed (RFC 6455, 5.2)."""
+    """Return a text message as one whole frame of a server: final, unmasked, uncompressed (RFC 6455, 5.2)."""
     size = len(payload)
     if size < 126:
         return b"\x81%c%b" % (size, payload)
@@ -84,8 +85,8 @@ class PreparedOutlet:
 class PlainOutlet:
     """A socket of any ASGI server.
 
-    `send` is driven by hand as far as it goes at once; only when it waits, which is back-pressure, a task takes over
-    and the rest queues. (A task or a queue for every message would cost more than the message.)
+    `send` is driven by hand as far as it goes at once; only when it waits, which is back-pressure, a task
+    takes over and the rest queues. (A task or a queue for every message would cost more than the message.)
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -237,7 +238,7 @@ class SendQueue:
             del self._kept_back[place]
 
     def tend(self) -> int:
-        """Send what was kept back if there is room; return how many times in a row the socket took nothing."""
+        """Send what was kept back if there is room; return how often in a row the socket took nothing."""
         if self._kept_back:
             self._send_kept_back()
         pending = self.outlet.pending_bytes()

@@ -1,9 +1,9 @@
 """What all sockets have in common, whatever they speak: life, identity, subscriptions, publishing.
 
-A `Socket` is an ASGI application for one connection. It accepts, lets the subclass read and answer, and makes sure that
-whatever ends it (the client, the manager, slowness, an error) happens once: goodbye, close, rows. It is what the hub
-calls a subscriber and the manager a connection. It has no channel layer of its own and does not look for old database
-connections at each message: that is work of the process, not of every socket.
+A `Socket` is an ASGI application for one connection. It accepts, lets the subclass read and answer, and makes
+sure that whatever ends it (the client, the manager, slowness, an error) happens once: goodbye, close, rows.
+It is what the hub calls a subscriber and the manager a connection. It has no channel layer of its own and
+does not look for old database connections at each message: that is work of the process, not of every socket.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from django.utils import timezone
 
 from bus import credentials, presence
 from bus.conf import conf
-from bus.connections import Live, connection_manager
+from bus.connections import connection_manager
 from bus.feeds import Form
 from bus.hub import Subscribed, hub
 from bus.layer import Control
 from bus.leases import Details
+from bus.live import Live
 from bus.permissions import ANONYMOUS, Identity, allows, rule_of
 from bus.protocol.errors import (
     BusError,
@@ -89,8 +90,6 @@ class Socket:
 
         return application
 
-    # Life -----------------------------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Serve the connection from its first message to its last."""
         code = int(DisconnectCode.CONNECTION_CLOSED)
@@ -125,6 +124,10 @@ class Socket:
         except Exception:
             logger.exception("a message of a client could not be taken")
             await self.end(Disconnect(DisconnectCode.SERVER_ERROR))
+
+    async def send_json(self, data: Any) -> None:
+        """Send one object outside of all topics."""
+        raise NotImplementedError
 
     async def begin(self) -> None:
         """Do what comes before the first message. May raise `Disconnect`."""
@@ -176,8 +179,6 @@ class Socket:
         task = asyncio.ensure_future(work)
         _running.add(task)
         task.add_done_callback(_finished)
-
-    # Identity -------------------------------------------------------------------------------------------------
 
     async def enter(
         self, proof: Proof, *, agent_id: str = "", session_id: str = "", task_id: str = ""
@@ -232,8 +233,6 @@ class Socket:
         agent_id = self.details.agent_id
         if agent_id and connection_manager.get_websocket(agent_id) is not self:
             raise StaleGeneration
-
-    # Topics ---------------------------------------------------------------------------------------------------
 
     async def subscribe(self, topic: str, since: Position | None) -> Subscribed:
         """Read a topic; live events wait for `Hub.release`."""

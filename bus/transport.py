@@ -1,11 +1,12 @@
 """Daphne, as the bus needs it: `python -m bus.transport [Daphne's arguments] xnai_site.asgi:application`.
 
-Daphne's WebSocket protocol, server and command line are subclassed as far as needed, no further. A socket offers the
-application, under `scope["extensions"]["bus.transport"]`: `send_prepared(frame)`, a complete server frame that goes
-straight to the operating system while nothing is buffered (a fifth of the cost of the usual way); `pending_bytes()`,
-so that a client that does not read is noticed; and `close(code, reason)`, for plain Daphne drops the reason. Besides:
-a guard against floods of pings, a listen backlog that outlives a reconnect storm, oversize messages refused with
-1009, and an orderly end on SIGTERM. The application stays an ordinary ASGI application without all this.
+Daphne's WebSocket protocol, server and command line are subclassed as far as needed, no further. A socket
+offers the application, under `scope["extensions"]["bus.transport"]`: `send_prepared(frame)`, a complete
+server frame that goes straight to the operating system while nothing is buffered (a fifth of the cost of the
+usual way); `pending_bytes()`, so that a client that does not read is noticed; and `close(code, reason)`, for
+plain Daphne drops the reason. Besides: a guard against floods of pings, a listen backlog that outlives a
+reconnect storm, oversize messages refused with 1009, and an orderly end on SIGTERM. The application stays an
+ordinary ASGI application without all this.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from bus.protocol.limits import MAX_BYTES, TokenBucket
 
 logger = logging.getLogger(__name__)
 
-#: Connections that the operating system accepts before we do. Twisted's 50 is full at once when all clients come back.
+#: Connections that the operating system accepts before we do. Twisted's 50 is full at once when all clients
+#: come back.
 BACKLOG = 2_048
-#: Pings a second and at once that a client may send; each costs us a pong, and the application never sees them.
+#: Pings a second and at once that a client may send; each costs us a pong, and the application never sees
+#: them.
 PING_RATE, PING_BURST = 10.0, 50.0
 #: A joined frame holds many commands; each of them is limited by the protocol.
 MAX_MESSAGE = 8 * MAX_BYTES
@@ -43,10 +46,10 @@ SPREAD, GRACE = 3.0, 10.0
 PING_INTERVAL, PING_TIMEOUT = 25, 8
 
 
-class BusProtocol(WebSocketProtocol):
+class BusProtocol(WebSocketProtocol):  # type: ignore[misc]
     """One WebSocket."""
 
-    def onConnect(self, request: Any) -> Any:  # noqa: N802  (autobahn's name)
+    def onConnect(self, request: Any) -> Any:
         """Take the request, with a bucket for the client's pings."""
         self._pings = TokenBucket(rate=PING_RATE, burst=PING_BURST, now=time.monotonic())
         return super().onConnect(request)
@@ -84,7 +87,7 @@ class BusProtocol(WebSocketProtocol):
         if self.state == State.STATE_OPEN:
             self.sendClose(code=code, reason=reason)
 
-    def onPing(self, payload: bytes) -> None:  # noqa: N802  (autobahn's name)
+    def onPing(self, payload: bytes) -> None:
         """Answer a ping, or close a client that floods us with them."""
         if self._pings.take(time.monotonic()):
             code = DisconnectCode.TOO_MANY_REQUESTS
@@ -92,23 +95,23 @@ class BusProtocol(WebSocketProtocol):
         else:
             super().onPing(payload)
 
-    def onAutoPingTimeout(self) -> None:  # noqa: N802  (autobahn's name)
-        """Close a client that does not answer our pings, and say so; the close itself times out within a second."""
+    def onAutoPingTimeout(self) -> None:
+        """Close a client that does not answer our pings, and say so; that times out within a second."""
         self.autoPingTimeoutCall = None
         self.close_with_reason(int(DisconnectCode.NO_PONG), DisconnectCode.NO_PONG.reason)
 
 
-class BusFactory(WebSocketFactory):
+class BusFactory(WebSocketFactory):  # type: ignore[misc]
     """Makes `BusProtocol`s."""
 
     protocol = BusProtocol
 
-    def setProtocolOptions(self, **options: Any) -> None:  # noqa: N802  (autobahn's name)
+    def setProtocolOptions(self, **options: Any) -> None:
         """Set Daphne's options, but answer errors with a close frame instead of cutting the connection."""
         super().setProtocolOptions(failByDrop=False, **options)
 
 
-class BusServer(Server):
+class BusServer(Server):  # type: ignore[misc]
     """Daphne's server with our sockets and an orderly end."""
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -139,10 +142,10 @@ class BusServer(Server):
 
     def _end(self) -> None:
         if reactor.running:
-            reactor.stop()
+            reactor.stop()  # type: ignore[misc]
 
     def kill_all_applications(self) -> Any:
-        """Stop accepting, take leave of the clients, then cancel what still runs. Called once, before the end."""
+        """Stop accepting, take leave of the clients, then cancel what still runs. Called before the end."""
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._shut_down()))
 
     async def _shut_down(self) -> None:
@@ -164,7 +167,7 @@ class BusServer(Server):
         await asyncio.gather(*running, return_exceptions=True)
 
 
-class BusCommandLine(CommandLineInterface):
+class BusCommandLine(CommandLineInterface):  # type: ignore[misc]
     """Daphne's command line; its arguments, other defaults."""
 
     server_class = BusServer

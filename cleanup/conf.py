@@ -1,4 +1,4 @@
-"""Settings of cleanup, typed. `settings.CLEANUP` is a dictionary; `conf()` gives it with the defaults filled in."""
+"""Settings of cleanup, typed: `settings.CLEANUP` is a dictionary, `conf()` fills in the defaults."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _residue() -> Metric:
     newest = counted.filter(policy_version__policy=OuterRef("policy_version__policy")).order_by("-created_at")
     last = counted.filter(pk=Subquery(newest.values("pk")[:1])).order_by()
     for policy, residue in last.values_list("policy_version__policy__name", "residue"):
-        family.add_metric([policy], residue)
+        family.add_metric([policy], float(residue or 0))
     return family
 
 
@@ -92,7 +92,7 @@ def _trash(now: datetime) -> Iterator[Metric]:
     figures = {row["area"]: row for row in in_trash.annotate(total=Sum("size"), first=Min("trashed_at"))}
     for area in StagingArea.objects.all():
         row = figures.get(area.pk)
-        size.add_metric([area.name], row["total"] if row else 0)
+        size.add_metric([area.name], float(row["total"] or 0) if row else 0)
         if row and row["first"] is not None:
             oldest.add_metric([area.name], max((now - row["first"]).total_seconds(), 0))
     yield from (size, oldest)

@@ -51,7 +51,8 @@ class AliveManager(models.Manager.from_queryset(SoftDeleteQuerySet)):  # type: i
     """Shows living rows only."""
 
     def get_queryset(self) -> SoftDeleteQuerySet:
-        return super().get_queryset().alive()
+        found: SoftDeleteQuerySet = super().get_queryset()
+        return found.alive()
 
 
 class SoftDeleteModel(models.Model):

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -282,7 +283,7 @@ def _connect(url: str) -> Iterator[Any]:
 
 def _server_url(database: str) -> str:
     assert services.postgres is not None
-    return services.postgres.url.rsplit("/", 1)[0] + "/" + database
+    return urlsplit(services.postgres.url)._replace(path=f"/{database}").geturl()
 
 
 @lru_cache(maxsize=1)
@@ -319,7 +320,7 @@ def _new_database(folder: Path) -> str:
 def _drop_database(url: str) -> None:
     if services.postgres is not None:
         with _connect(services.postgres.url) as connection:
-            connection.execute(f"DROP DATABASE {url.rsplit('/', 1)[1]} WITH (FORCE)")
+            connection.execute(f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")
 
 
 @pytest.hookimpl(wrapper=True)

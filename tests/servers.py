@@ -1,7 +1,7 @@
 """Real servers for tests: Valkey and PostgreSQL from wheels, on free ports, ended by process id.
 
-Used by `tests.services` (one of each for the whole run) and by tests that break a server on purpose and so need one
-of their own.
+Used by `tests.services` (one of each for the whole run) and by tests that break a server on purpose and so
+need one of their own.
 """
 
 from __future__ import annotations

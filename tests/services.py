@@ -1,8 +1,8 @@
 """Pytest plugin: starts the servers that a test run needs before Django reads its settings.
 
-Loaded by `-p tests.services`, which comes before pytest-django configures Django. `TEST_DATABASE` is `sqlite` (the
-default) or `postgresql`; `manage.py test` runs the suite once with each. Everything lives in a temporary folder and
-is ended by process id.
+Loaded by `-p tests.services`, which comes before pytest-django configures Django. `TEST_DATABASE` is
+`sqlite` (the default) or `postgresql`; `manage.py test` runs the suite once with each. Everything lives in a
+temporary folder and is ended by process id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _start() -> None:
     os.environ.update(
         XNAI_VAR=str(folder / "var"),
         REDIS_URL=valkey.url,
-        SECRET_KEY="only-for-tests-" + "x" * 40,  # noqa: S106
+        SECRET_KEY="only-for-tests-" + "x" * 40,
         LOG_LEVEL="WARNING",
     )
     (folder / "var" / "static").mkdir(parents=True)

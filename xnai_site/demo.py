@@ -1,9 +1,9 @@
 """A small demonstration, so that a fresh installation has something to see: `python -m xnai_site.demo URL`.
 
-Nothing in it is pretended. Agents connect with a stock client and a token, talk in `room:demo`, and go away
-again; jobs run on the worker and report their progress; their results are files of the area `results` that
-expire after some minutes, and the policy `demo` trashes and purges them. It touches files named `demo-*` and
-nothing else. The load is a few events a second.
+Nothing in it is pretended. Agents connect with the Python client and a token, talk in `room:demo`, and go
+away again; jobs run on the worker and report their progress; their results are files of the area `results`
+that expire after some minutes, and the policy `demo` trashes and purges them. It touches files named `demo-*`
+and nothing else. The load is a few events a second.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 django.setup()
 
-from centrifuge import Client  # noqa: E402  (Django has to be set up before its models are imported)
-from centrifuge.exceptions import CentrifugeError  # noqa: E402
-
+from bus.client import BusClient, BusClientError  # noqa: E402  (as below: the models need a Django set up)
 from bus.tokens import issue_connection_token  # noqa: E402
 from cleanup.models import Mode, RetentionPolicy, Rule, StagingArea  # noqa: E402
 from cleanup.operations import Actor, add_policy  # noqa: E402
-from xnai_site.celery import app, tell_supervisor  # noqa: E402
+from xnai_site.celery import app  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -69,26 +67,19 @@ async def live(agent: str, phrases: tuple[str, ...], address: str) -> None:
         await asyncio.sleep(random.uniform(*AWAY))
         try:
             await visit(agent, phrases, address)
-        except (CentrifugeError, OSError) as error:
+        except (BusClientError, OSError) as error:
             logger.info("%s could not stay: %s", agent, error)
 
 
 async def visit(agent: str, phrases: tuple[str, ...], address: str) -> None:
     """Connect, talk for a while, leave."""
     token = issue_connection_token(agent, ttl=timedelta(hours=1), agent_id=agent, scopes=["publish"])
-    client = Client(address, token=token, name=agent)
-    await client.connect()
-    try:
-        await client.ready(timeout=10)
-        async with asyncio.timeout(random.uniform(*STAY)):
-            while True:
-                await asyncio.sleep(random.uniform(*SILENCE))
-                event = {"event_type": "agent.message", "data": {"text": random.choice(phrases)}}
-                await client.publish(ROOM, event)
-    except TimeoutError:
-        return  # it has stayed as long as it wanted
-    finally:
-        await client.disconnect()
+    async with BusClient(address, agent_id=agent, token=token) as client:
+        with contextlib.suppress(TimeoutError):  # it has stayed as long as it wanted
+            async with asyncio.timeout(random.uniform(*STAY)):
+                while True:
+                    await asyncio.sleep(random.uniform(*SILENCE))
+                    await client.publish(ROOM, "agent.message", {"text": random.choice(phrases)})
 
 
 async def work(folder: str) -> None:
@@ -117,7 +108,6 @@ async def run(site: str, area: StagingArea | None) -> None:
     """Everything at once, until told to stop."""
     address = site.rstrip("/").replace("http", "ws", 1) + "/connection/websocket"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)  # type: ignore[union-attr]
-    tell_supervisor()
     async with asyncio.TaskGroup() as group:
         for agent, phrases in AGENTS.items():
             group.create_task(live(agent, phrases, address))

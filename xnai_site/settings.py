@@ -182,9 +182,10 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 #: Interval ticks only: beat drops crontabs that it missed, so due times are kept in rows of our own.
 CELERY_BEAT_SCHEDULE = {
     "bus: reap connections": {
+        # A lease lasts 45 s: so the rows of a killed server are gone within a minute.
         "task": "bus.tasks.reap_connections",
-        "schedule": 30.0,
-        "options": {"expires": 30},
+        "schedule": 10.0,
+        "options": {"expires": 10},
     },
     "bus: trim log": {"task": "bus.tasks.trim_log", "schedule": 60.0, "options": {"expires": 60}},
     "bus: purge sessions": {
@@ -315,7 +316,7 @@ DJANGO_STRUCTLOG_CELERY_ENABLED = False
 
 # The two apps -----------------------------------------------------------------------------------------------
 
-#: Topic rules: the first pattern that matches wins. `bus/conf.py` documents every key.
+#: Topic rules: the most specific pattern wins. `bus/conf.py` documents every key.
 BUS: dict[str, Any] = {
     "MAX_CONNECTIONS": env.int("BUS_MAX_CONNECTIONS", default=100),
     "TOKEN_SECRET": env.str("BUS_TOKEN_SECRET", default=SECRET_KEY),

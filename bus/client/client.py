@@ -1,8 +1,8 @@
 """`BusClient`: connect as an agent, read topics, publish, acknowledge.
 
-The SDK keeps the connection and resumes after a loss; here are the agent's identity, event objects instead of raw
-publications, publishes with a key that are tried again until they are acknowledged (so that each has one effect), and
-iteration that stops where a topic ends.
+The SDK keeps the connection and resumes after a loss; here are the agent's identity, event objects instead of
+raw publications, publishes with a key that are tried again until they are acknowledged (so that each has one
+effect), and iteration that stops where a topic ends.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from bus.client.stats import ClientStats
 
 #: Codes with which a subscription ends for good below 2500; this one means that the topic has ended.
 TOPIC_ENDED = 2100
+#: Seconds that the closing of the socket may take.
+GOODBYE = 2.0
 
 
 class BusClient:
@@ -64,7 +66,11 @@ class BusClient:
         )
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -72,7 +78,7 @@ class BusClient:
     ) -> None:
         await self.close()
 
-    async def connect(self, timeout: timedelta = timedelta(seconds=30)) -> None:
+    async def connect(self, *, within: timedelta = timedelta(seconds=30)) -> None:
         """Connect, and wait until it is done.
 
         Raises:
@@ -81,21 +87,26 @@ class BusClient:
         """
         await self._client.connect()
         try:
-            await self._client.ready(timeout=timeout.total_seconds())
+            await self._client.ready(timeout=within.total_seconds())
         except (CentrifugeError, TimeoutError) as failure:
             raise self._closed or BusClientError(f"not connected: {failure}") from failure
 
     async def close(self) -> None:
         """Disconnect; whoever reads a topic is let go."""
+        opening = self._client._open_task
         await self._client.disconnect()
+        # The SDK closes its sockets in the background; a program that ends now would leave them half open.
+        if closing := {task for task in (opening, *self._client._background_tasks) if task is not None}:
+            await asyncio.wait(closing, timeout=GOODBYE)
+        await asyncio.sleep(0)
         for feed in self._feeds.values():
             await feed.end()
 
     async def events(self, topic: str) -> AsyncIterator[Event]:
         """Yield the events of a topic as they come, and after a loss what was missed.
 
-        The own inbox (`agent:<agent_id>`) and `broadcast` come by themselves from the moment of connecting, the inbox
-        from the last acknowledged event on. Ends after the final event of a task.
+        The own inbox (`agent:<agent_id>`) and `broadcast` come by themselves from the moment of connecting,
+        the inbox from the last acknowledged event on. Ends after the final event of a task.
 
         Raises:
             Refused: the topic may not be read.
@@ -117,7 +128,7 @@ class BusClient:
     async def publish(
         self, topic: str, event_type: str, data: Any = None, key: str | None = None, **fields: Any
     ) -> Place:
-        """Publish an event and return its place once it is committed. Tried again until then: it has one effect.
+        """Publish an event and return its place once it is committed. It is tried until then.
 
         Args:
             topic: `area:id`.

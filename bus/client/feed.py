@@ -1,8 +1,9 @@
 """The events of one topic on their way from the SDK to `async for`.
 
-What arrives before it is read waits here, up to a bound. Beyond it the SDK waits for a slow reader, and the server with
-the SDK, which in the end closes the connection as slow; the resume brings the rest. Where nobody reads at all, as
-broadcasts that do not interest, the oldest make room, and a reader who comes later sees the gap.
+What arrives before it is read waits here, up to a bound. Beyond it the SDK waits for a slow reader, and the
+server with the SDK, which in the end closes the connection as slow; the resume brings the rest. Where nobody
+reads at all, as broadcasts that do not interest, the oldest make room, and a reader who comes later sees the
+gap.
 """
 
 from __future__ import annotations

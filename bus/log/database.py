@@ -246,7 +246,10 @@ def _lock_topics(
     Missing ones are made before anything is locked, in the order of their names: so two batches never wait
     for each other.
     """
-    missing = set(names).difference(row.name for row in _select_topics(cursor, dialect, list(names)))
+    found = {row.name: row for row in _select_topics(cursor, dialect, list(names))}
+    missing = set(names).difference(found)
+    if not missing and not dialect.lock:
+        return found
     moment = dialect.to_column(now)
     if missing:
         cursor.executemany(_INSERT_TOPIC, [(name, new_epoch(), moment, moment) for name in sorted(missing)])

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import TypeAlias
 
 from django.db import close_old_connections, connections
@@ -27,6 +27,13 @@ logger = logging.getLogger(__name__)
 
 Result: TypeAlias = Appended | BusError
 Waiting: TypeAlias = "Future[Appended] | asyncio.Future[Appended]"
+Loop: TypeAlias = asyncio.AbstractEventLoop
+#: An event, who waits for its place, and the event loop it waits in, if it is one.
+Owed: TypeAlias = tuple[NewEvent, Waiting, Loop | None]
+
+#: The thread is woken at the end of the loop's turn, so that what the turn publishes is committed together,
+#: but with so many events at once: enough for a commit, while the loop goes on.
+ENOUGH = 64
 
 #: Told of the events of one commit, in the order of their offsets, none of them a repetition.
 Committed: TypeAlias = Callable[[list[StoredEvent]], None]
@@ -55,8 +62,11 @@ class LogWriter:
         self._on_committed = on_committed
         self._batch = batch
         self._queue = queue
-        self._owed: deque[tuple[NewEvent, Waiting]] = deque()
-        self._changed = Condition()
+        self._owed: deque[Owed] = deque()
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
+        #: The loop that will wake the thread at the end of its turn.
+        self._waker: Loop | None = None
         self._stopping = False
         self._thread: Thread | None = None
 
@@ -78,7 +88,7 @@ class LogWriter:
                 self._owed.clear()
             self._stopping = True
             self._changed.notify_all()
-        self._answer([(event, waiting, LogUnavailable("shutting down")) for event, waiting in refused])
+        self._answer(refused, [LogUnavailable("shutting down") for _ in refused])
         if thread is not None:
             thread.join()
 
@@ -95,24 +105,36 @@ class LogWriter:
             LogUnavailable: the writer does not run.
         """
         future: Future[Appended] = Future()
-        self._put(event, future)
+        self._put(event, future, None)
+        self._wake()
         return future
 
     def asubmit(self, event: NewEvent) -> asyncio.Future[Appended]:
         """Hand in an event from the running event loop. Raises as `submit` does, at once."""
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._put(event, future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Appended] = loop.create_future()
+        if self._put(event, future, loop) == ENOUGH:
+            self._wake()
+        elif self._waker is not loop:
+            self._waker = loop
+            loop.call_soon(self._wake)
         return future
 
-    def _put(self, event: NewEvent, waiting: Waiting) -> None:
-        with self._changed:
+    def _put(self, event: NewEvent, waiting: Waiting, loop: Loop | None) -> int:
+        """Queue the event and return how many are owed with it."""
+        with self._lock:
             if self._stopping or self._thread is None:
                 raise LogUnavailable("the log writer is not running")
-            if len(self._owed) >= self._queue:
+            owed = len(self._owed)
+            if owed >= self._queue:
                 raise TooManyRequests("too many events wait for the log")
-            self._owed.append((event, waiting))
-            if len(self._owed) == 1:
-                self._changed.notify_all()
+            self._owed.append((event, waiting, loop))
+            return owed + 1
+
+    def _wake(self) -> None:
+        self._waker = None
+        with self._lock:
+            self._changed.notify_all()
 
     def _run(self) -> None:
         try:
@@ -123,15 +145,14 @@ class LogWriter:
                 self._thread = None
             connections.close_all()
 
-    def _take(self) -> list[tuple[NewEvent, Waiting]]:
+    def _take(self) -> list[Owed]:
         """Wait for events and return at most a batch of them; nothing once the writer is to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._owed or self._stopping)
             return [self._owed.popleft() for _ in range(min(self._batch, len(self._owed)))]
 
-    def _commit(self, taken: list[tuple[NewEvent, Waiting]]) -> None:
-        results = self._append([event for event, _ in taken])
-        self._answer([(*owed, result) for owed, result in zip(taken, results, strict=True)])
+    def _commit(self, taken: list[Owed]) -> None:
+        self._answer(taken, self._append([event for event, _, _ in taken]))
 
     def _append(self, events: list[NewEvent]) -> list[Result]:
         try:
@@ -145,29 +166,21 @@ class LogWriter:
             close_old_connections()
             return [InternalError(f"the log failed: {type(error).__name__}") for _ in events]
 
-    def _answer(self, answers: list[tuple[NewEvent, Waiting, Result]]) -> None:
+    def _answer(self, taken: list[Owed], results: list[Result]) -> None:
         """Resolve the futures, one call into each event loop, and tell of what was stored."""
-        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Waiting, Result]]] = defaultdict(list)
-        for _, waiting, result in answers:
-            loop = waiting.get_loop() if isinstance(waiting, asyncio.Future) else None
-            by_loop[loop].append((waiting, result))
-        stored = [
-            StoredEvent.of(event, result)
-            for event, _, result in answers
-            if isinstance(result, Appended) and not result.duplicate
-        ]
+        by_loop: dict[Loop | None, list[tuple[Waiting, Result]]] = {}
+        stored = []
+        for (event, waiting, loop), result in zip(taken, results, strict=True):
+            by_loop.setdefault(loop, []).append((waiting, result))
+            if isinstance(result, Appended) and not result.duplicate:
+                stored.append(StoredEvent.of(event, result))
         _resolve(by_loop.pop(None, []))
         for loop, resolved in by_loop.items():
             if self._into(loop, resolved, stored):
                 stored = []
         self._tell(stored)
 
-    def _into(
-        self,
-        loop: asyncio.AbstractEventLoop | None,
-        resolved: list[tuple[Waiting, Result]],
-        stored: list[StoredEvent],
-    ) -> bool:
+    def _into(self, loop: Loop | None, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]) -> bool:
         """Resolve in the loop, and tell there too. False if the loop is closed: then nobody waits in it."""
         try:
             if loop is not None:

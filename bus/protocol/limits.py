@@ -9,7 +9,6 @@ and huge integers. `TokenBucket` decides about rates; the clock is an argument.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -72,80 +71,57 @@ def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
     Raises:
         BadRequest: JSON, or one of the databases, cannot hold it.
     """
-    colons = 0
+    # Every event passes here, so all is decided in one loop, and all texts together at the end.
+    texts: list[str] = []
+    colons = depth = 0
     level = [value]
-    for depth in range(max_depth + 1):
-        checks = _CHECKS if depth < max_depth else _SCALARS
+    while level:
         below: list[Any] = []
         for item in level:
-            check = checks.get(type(item))
-            if check is None:
-                raise BadRequest(_why_refused(item, max_depth))
-            colons += check(item, below)
-        if not below:
-            break
+            kind = type(item)
+            if kind is str:
+                texts.append(item)
+            elif kind is int:
+                if not MIN_INT <= item <= MAX_INT:
+                    raise BadRequest("an integer has more than 64 bits")
+            elif kind is float:
+                if not isfinite(item):
+                    raise BadRequest("NaN and Infinity are not JSON")
+            elif kind in _CONTAINERS and depth < max_depth:
+                if kind is dict:
+                    colons += len(item)
+                    texts += item
+                    item = item.values()
+                below += item
+            elif item is not None and kind is not bool:
+                raise BadRequest(_why_refused(kind, max_depth))
         level = below
-    return colons
+        depth += 1
+    return colons + _check_texts(texts)
 
 
-def _why_refused(item: object, max_depth: int) -> str:
-    if type(item) in _CHECKS:
+_CONTAINERS = frozenset({dict, list, tuple})
+_ONLY_TEXT = {str}
+
+
+def _why_refused(kind: type, max_depth: int) -> str:
+    if kind in _CONTAINERS:
         return f"nested deeper than {max_depth}"
-    return f"{type(item).__name__} is no JSON type"
+    return f"{kind.__name__} is no JSON type"
 
 
-def _text(item: str, _: list[Any]) -> int:
-    if "\0" in item:
+def _check_texts(texts: list[str]) -> int:
+    """Check all strings and keys of a value; return how many colons are in them."""
+    if not texts:
+        return 0
+    if set(map(type, texts)) != _ONLY_TEXT:
+        raise BadRequest("a key of an object is a string")
+    text = "".join(texts)
+    if "\0" in text:
         raise BadRequest("a NUL character cannot be stored")
-    if not item.isascii():
-        _as_bytes(item)
-    return item.count(":")
-
-
-def _integer(item: int, _: list[Any]) -> int:
-    if not MIN_INT <= item <= MAX_INT:
-        raise BadRequest("an integer has more than 64 bits")
-    return 0
-
-
-def _real(item: float, _: list[Any]) -> int:
-    if not isfinite(item):
-        raise BadRequest("NaN and Infinity are not JSON")
-    return 0
-
-
-def _plain(_: object, __: list[Any]) -> int:
-    return 0
-
-
-def _array(item: list[Any] | tuple[Any, ...], below: list[Any]) -> int:
-    below += item
-    return 0
-
-
-def _object(item: dict[Any, Any], below: list[Any]) -> int:
-    colons = len(item)
-    for key in item:
-        if type(key) is not str:
-            raise BadRequest("a key of an object is a string")
-        colons += _text(key, below)
-    below += item.values()
-    return colons
-
-
-_SCALARS: dict[type, Callable[[Any, list[Any]], int]] = {
-    str: _text,
-    int: _integer,
-    float: _real,
-    bool: _plain,
-    type(None): _plain,
-}
-_CHECKS: dict[type, Callable[[Any, list[Any]], int]] = {
-    **_SCALARS,
-    dict: _object,
-    list: _array,
-    tuple: _array,
-}
+    if not text.isascii():
+        _as_bytes(text)
+    return text.count(":")
 
 
 class TokenBucket:

@@ -13,11 +13,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, TypeAlias
+from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from bus.protocol import frames
+from bus.protocol.actions import (
+    Action,
+    Connect,
+    Fail,
+    History,
+    Ping,
+    Pong,
+    Presence,
+    PresenceStats,
+    Publish,
+    Refresh,
+    Reply,
+    Request,
+    Rpc,
+    Send,
+    SubRefresh,
+    Subscribe,
+    Unsubscribe,
+)
 from bus.protocol.errors import (
     AlreadySubscribed,
     BadRequest,
@@ -43,6 +62,28 @@ from bus.protocol.frames import (
 from bus.protocol.limits import MAX_BYTES, MAX_DEPTH, TokenBucket
 from bus.protocol.topics import is_topic
 
+__all__ = [
+    "Action",
+    "Connect",
+    "Fail",
+    "History",
+    "Ping",
+    "Pong",
+    "Presence",
+    "PresenceStats",
+    "Publish",
+    "Refresh",
+    "Reply",
+    "Request",
+    "Rpc",
+    "Send",
+    "Session",
+    "SessionLimits",
+    "SubRefresh",
+    "Subscribe",
+    "Unsubscribe",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionLimits:
@@ -61,122 +102,6 @@ class SessionLimits:
     pong_timeout: float = 8.0
     #: A client that has not connected by then is closed with 3502.
     connect_timeout: float = 15.0
-
-
-class Connect(Struct, frozen=True):
-    """Authenticate, then answer with `connected`."""
-
-    id: int
-    request: ConnectRequest
-
-
-class Subscribe(Struct, frozen=True):
-    """Check the right and the position, subscribe, then answer with `subscribed`."""
-
-    id: int
-    topic: str
-    request: SubscribeRequest
-
-
-class Unsubscribe(Struct, frozen=True):
-    """Let go of a topic, subscribed or not, then answer with `unsubscribed`."""
-
-    id: int
-    topic: str
-
-
-class Publish(Struct, frozen=True):
-    """Publish `data` as it is, then answer with `published` once it is committed."""
-
-    id: int
-    topic: str
-    data: Any
-
-
-class Presence(Struct, frozen=True):
-    """Answer with `presence`."""
-
-    id: int
-    topic: str
-
-
-class PresenceStats(Struct, frozen=True):
-    """Answer with `presence_stats`."""
-
-    id: int
-    topic: str
-
-
-class History(Struct, frozen=True):
-    """Read the log, answer with `history`."""
-
-    id: int
-    topic: str
-    request: HistoryRequest
-
-
-class Rpc(Struct, frozen=True):
-    """Call a method, answer with `called`."""
-
-    id: int
-    method: str
-    data: Any
-
-
-class Refresh(Struct, frozen=True):
-    """Take a new connection token, answer with `refreshed`."""
-
-    id: int
-    token: str
-
-
-class SubRefresh(Struct, frozen=True):
-    """Take a new subscription token, answer with `sub_refreshed`."""
-
-    id: int
-    topic: str
-    token: str
-
-
-class Send(Struct, frozen=True):
-    """A message without an answer."""
-
-    data: Any
-
-
-class Pong(Struct, frozen=True):
-    """The client is there."""
-
-
-class Reply(Struct, frozen=True):
-    """Send these bytes; there is nothing else to do."""
-
-    data: bytes
-
-
-class Fail(Struct, frozen=True):
-    """Push the disconnect and close."""
-
-    disconnect: Disconnect
-
-
-Request: TypeAlias = (
-    Connect
-    | Subscribe
-    | Unsubscribe
-    | Publish
-    | Presence
-    | PresenceStats
-    | History
-    | Rpc
-    | Refresh
-    | SubRefresh
-)
-Action: TypeAlias = Request | Send | Pong | Reply | Fail
-
-
-class Ping(Struct, frozen=True):
-    """Send `frames.PING`."""
 
 
 class _State(Enum):

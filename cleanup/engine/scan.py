@@ -102,27 +102,29 @@ class _Finder:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(prefix + name)
                     else:
-                        yield from self._candidate(fd, prefix, name, entry)
+                        candidate = self._candidate(fd, prefix, name, entry)
+                        if candidate is not None:
+                            yield candidate
         except OSError as error:
             self.on_skip(directory, Reason.UNREADABLE, _sentence(error))
 
-    def _candidate(
-        self, fd: int, prefix: bytes, name: bytes, entry: "os.DirEntry[str]"
-    ) -> Iterator[Candidate]:
+    def _candidate(self, fd: int, prefix: bytes, name: bytes, entry: "os.DirEntry[str]") -> Candidate | None:
+        """Return what `entry` is as a candidate, or report why it is none."""
         path = prefix + name
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError as error:
             self.on_skip(path, _OPEN_SKIPS.get(error.errno or 0, Reason.UNREADABLE), _sentence(error))
-            return
+            return None
         if not stat.S_ISREG(found.st_mode):
             self.on_skip(path, Reason.SYMLINK if stat.S_ISLNK(found.st_mode) else Reason.SPECIAL, "")
-        elif found.st_dev != self.device:
+            return None
+        if found.st_dev != self.device:
             self.on_skip(path, Reason.MOUNT_POINT, "")
-        else:
-            birth = birth_ns(fd, name) if self.births else None
-            companion = self._companion(fd, prefix, name) if self.companions else None
-            yield Candidate(path, stat_of(found, birth), companion)
+            return None
+        birth = birth_ns(fd, name) if self.births else None
+        companion = self._companion(fd, prefix, name) if self.companions else None
+        return Candidate(path, stat_of(found, birth), companion)
 
     def _companion(self, fd: int, prefix: bytes, name: bytes) -> Companion | None:
         companion = companion_name(name)

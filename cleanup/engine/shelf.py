@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 import msgspec
@@ -282,18 +283,22 @@ def read_manifest(area: AreaHandle, batch: str) -> Manifest:
     except OSError as error:
         raise ManifestInvalid(f"the manifest of {batch} cannot be opened: {error.strerror}") from error
     with os.fdopen(fd, "rb") as file:
-        data = file.read()
+        return _parse_manifest(file.read(), area.uuid, batch)
+
+
+@lru_cache(maxsize=4)  # by content: whoever restores a batch item by item reads the same manifest every time
+def _parse_manifest(data: bytes, area_uuid: str, batch: str) -> Manifest:
     try:
         manifest = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest of {batch} cannot be read: {error}") from error
-    _check_manifest(manifest, area, batch)
+    _check_manifest(manifest, area_uuid, batch)
     return manifest
 
 
-def _check_manifest(manifest: Manifest, area: AreaHandle, batch: str) -> None:
+def _check_manifest(manifest: Manifest, area_uuid: str, batch: str) -> None:
     """Refuse a manifest whose words would lead the engine elsewhere."""
-    if manifest.version != 1 or manifest.area != area.uuid or manifest.batch != batch:
+    if manifest.version != 1 or manifest.area != area_uuid or manifest.batch != batch:
         raise ManifestInvalid(f"the manifest of {batch} is of another version, area or batch")
     for item in manifest.items:
         names = [name.decode() for name in data_names(item.id, len(item.members))]
@@ -384,13 +389,14 @@ def tidy(area: AreaHandle, batch: str) -> bool:
 
 
 def _rmdir(dir_fd: int, name: bytes) -> bool:
-    """Remove a directory if it is empty; return whether it is gone."""
+    """Remove a directory if it is empty and may be removed; return whether it is gone."""
     try:
         os.rmdir(name, dir_fd=dir_fd)
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        # Read-only or forbidden by now: it is empty or not, and a later call will see to it.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EROFS, errno.EPERM, errno.EACCES):
             raise
         return False
     return True

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -18,6 +18,12 @@ from cleanup.operations.execution import OnProgress
 
 #: Exit codes.
 DONE, SOME_SKIPPED, REFUSED = 0, 1, 2
+
+
+class Writable(Protocol):
+    """Where an answer goes: a stream, or Django's wrapper of one."""
+
+    def write(self, text: str, /) -> object: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class Answer:
     code: int = DONE
 
 
-def say(answer: Answer, *, as_json: bool, out: TextIO) -> None:
+def say(answer: Answer, *, as_json: bool, out: Writable) -> None:
     """Print an answer."""
     if as_json:
         out.write(json.dumps(answer.data) + "\n")

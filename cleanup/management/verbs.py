@@ -96,7 +96,8 @@ def policies_add(options: Options) -> Answer:
     policy = operations.add_policy(
         options["name"], operations.find_area(options["area"]), actor(), rule=options["rule"],
         age=options["age"], age_by=options["age_by"], include=options["include"], exclude=options["exclude"],
-        verifiers=options["verifier"], task_id_pattern=options["task_id_pattern"], mode=options["mode"], **fields,
+        verifiers=options["verifier"], task_id_pattern=options["task_id_pattern"], mode=options["mode"],
+        **fields,
     )  # fmt: skip
     return _policy_answer(policy, f"Policy {policy.name} is made, in mode {policy.mode}.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +55,8 @@ def add_area(name: str, path: str | Path, actor: Actor, *, protected: bool = Fal
     place = Path(path)
     if not place.is_absolute():
         raise OperationRefused(f"the path of an area is absolute, not {str(path)!r}")
+    if not _is_storable(str(place)):
+        raise OperationRefused(f"the path of an area is valid UTF-8 without NUL, not {str(path)!r}")
     if StagingArea.objects.filter(name=name).exists():
         raise OperationRefused(f"there is an area {name!r} already")
     area = StagingArea(name=name, path=str(place), uuid=_known_uuid(place) or uuid4(), protected=protected)
@@ -66,11 +67,19 @@ def add_area(name: str, path: str | Path, actor: Actor, *, protected: bool = Fal
         area.save()
         evidence = {
             "uuid": str(area.uuid),
-            "directory": os.fsencode(place).decode("utf-8", "backslashreplace"),
+            "directory": str(place),
         }
         entry = record(actor, "area_added", now=database_now(), area=name, evidence=evidence)
         DatabaseAuditSink().write([entry])
     return area
+
+
+def _is_storable(text: str) -> bool:
+    """Whether both databases can hold `text`."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _validate(area: StagingArea) -> None:

@@ -35,7 +35,7 @@ from cleanup.operations.runs import actor_of, find_run, write_entry
 from cleanup.stores import Actor
 from cleanup.stores.feed import RunProgress
 from cleanup.stores.leases import LeaseLost, advance, release, take
-from cleanup.stores.plans import items_of, load_plan, save_plan
+from cleanup.stores.plans import items_of, load_plan, packed, save_plan
 from cleanup.stores.sql import database_now
 from cleanup.verifiers import Asker, asker
 
@@ -150,10 +150,11 @@ class _Execution:
             policy_id=self.run.policy_version.policy_id,
             beat=self.beat,
         )
-        # Unlike the exception of one file, doubt about many is a reason to touch none: see the message.
+        # Packing and hashing a large plan takes seconds, in which nobody else should wait for the database.
+        batches, _ = packed(self.run.pk, planned.plan), planned.plan.digest
+        self.beat(planned.plan.scanned)
         with transaction.atomic():
-            self.beat(planned.plan.scanned)
-            save_plan(self.run.pk, planned.plan)
+            save_plan(self.run.pk, batches)
             state = self.decide(planned)
             self.note_plan(planned, state)
         self.run = find_run(self.run.pk)
@@ -287,17 +288,17 @@ class _Execution:
         progress = Progress(state=run.state, done=done, total=total, bytes=run.planned_bytes)
         if self.on_progress is not None:
             self.on_progress(progress)
-        if transaction.get_connection().in_atomic_block and not final:
-            return
-        data = {"run": str(run.pk), "state": run.state, "policy": run.policy_version.policy.name}
-        data |= {"area": run.area.name, "done": done, "total": total, "bytes": run.planned_bytes}
+        data: dict[str, Any] = {
+            "run": str(run.pk),
+            "state": run.state,
+            "policy": run.policy_version.policy.name,
+            "area": run.area.name,
+            "done": done,
+            "total": total,
+            "bytes": run.planned_bytes,
+        }
         if final:
-            data |= {
-                "trashed": run.trashed,
-                "skipped": run.skipped,
-                "errors": run.errors,
-                "message": run.message,
-            }
+            data |= {name: getattr(run, name) for name in ("trashed", "skipped", "errors", "message")}
         self.feed.tell(data, final=final)
 
 

@@ -145,11 +145,16 @@ def add_policy(
         OperationRefused: the name is taken.
     """
     policy = RetentionPolicy(
-        name=name, area=area, rule=rule, age=age, include=list(include), exclude=list(exclude),
-        verifiers=list(verifiers), **fields,
+        name=name, area=area, rule=rule, age=age, include=_list(include), exclude=_list(exclude),
+        verifiers=_list(verifiers), **fields,
     )  # fmt: skip
     save_policy(policy, actor)
     return policy
+
+
+def _list(values: Iterable[Any]) -> Any:
+    """A list for the row; a lone text is left as it is, for `engine_policy` to refuse."""
+    return values if isinstance(values, str) else list(values)
 
 
 def set_mode(policy: RetentionPolicy, mode: str, actor: Actor) -> PolicyVersion:

@@ -25,8 +25,9 @@ from cleanup.engine.audit import AuditRecord
 from cleanup.engine.errors import AreaBusy, AreaRefused
 from cleanup.engine.faults import crash_point
 from cleanup.engine.reasons import Reason
+from cleanup.engine.shelf import batch_of
 from cleanup.engine.states import Decision, ItemState, recover
-from cleanup.engine.trash import Purged, observe_all, purge_batch
+from cleanup.engine.trash import Purged, observe_all, purge_batch, tidy
 from cleanup.engine.verify import Answer, Subject
 from cleanup.models import CleanupItem, StagingArea
 from cleanup.operations.areas import active_holds, held_by, locked, opened
@@ -114,7 +115,7 @@ def _areas_with_due(due_at: datetime, area: StagingArea | None) -> list[StagingA
 def _due(area: StagingArea, due_at: datetime) -> Iterator[list[UUID]]:
     """Yield the ids of due items, oldest first; those that are kept are met once."""
     rows = CleanupItem.objects.filter(area=area, state=ItemState.TRASHED, purge_after__lte=due_at)
-    after: tuple[datetime, str] | None = None
+    after: tuple[datetime | None, str] | None = None
     while True:
         page = rows
         if after is not None:
@@ -138,13 +139,8 @@ def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> Purge
     if not reason.strip():
         raise OperationRefused("purging before the end of the grace period needs a reason")
     order = _Order(actor=actor, reason=reason, due_at=None)
-    by_area: dict[StagingArea, list[UUID]] = defaultdict(list)
-    for part in chunks(item_ids):
-        rows = CleanupItem.objects.filter(pk__in=part, state=ItemState.TRASHED).select_related("area")
-        for row in rows.order_by("area_id", "trash_id"):
-            by_area[row.area].append(row.pk)
     report = PurgeReport()
-    for area, ids in by_area.items():
+    for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
             for part in chunks(ids, _BATCH):
                 report.add(_purge_part(handle, area, part, order))
@@ -159,24 +155,42 @@ def extend_grace(item_ids: Collection[UUID], *, by: timedelta, actor: Actor) -> 
     """
     if by <= timedelta(0):
         raise OperationRefused("a grace period can be extended, not shortened")
-    now, extended = database_now(), 0
-    for part in chunks(item_ids):
-        with transaction.atomic():
-            rows = CleanupItem.objects.filter(pk__in=part, state=ItemState.TRASHED)
-            found = list(rows.select_for_update().values_list("pk", flat=True))
-            CleanupItem.objects.filter(pk__in=found).update(purge_after=F("purge_after") + by, changed_at=now)
-            entries = [
-                _entry(row, "grace_extended", actor, now, evidence={"seconds": int(by.total_seconds())})
-                for row in load(found)
-            ]
-            DatabaseAuditSink().write(entries)
-        extended += len(found)
+    extended = 0
+    for area, ids in _by_area(item_ids).items():
+        for part in chunks(ids, _BATCH):
+            with transaction.atomic():
+                extended += _extend_part(area, part, by, actor)
     return extended
+
+
+def _extend_part(area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: Actor) -> int:
+    now, found = database_now(), list[UUID]()
+    for chunk in chunks(ids):
+        rows = CleanupItem.objects.filter(pk__in=chunk, state=ItemState.TRASHED).order_by()
+        locked_ids = list(rows.select_for_update().values_list("pk", flat=True))
+        later = CleanupItem.objects.filter(pk__in=locked_ids)
+        later.update(purge_after=F("purge_after") + by, changed_at=now)
+        found += locked_ids
+    evidence = {"seconds": int(by.total_seconds())}
+    rows_now = load(found, area=area)
+    DatabaseAuditSink().write(
+        [_entry(row, "grace_extended", actor, now, evidence=evidence) for row in rows_now]
+    )
+    return len(found)
+
+
+def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
+    found: dict[StagingArea, list[UUID]] = defaultdict(list)
+    for part in chunks(item_ids):
+        rows = CleanupItem.objects.filter(pk__in=part, state=ItemState.TRASHED).select_related("area")
+        for row in rows.only("pk", "area").order_by("area_id", "trash_id"):
+            found[row.area].append(row.pk)
+    return found
 
 
 def _purge_part(handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], order: _Order) -> PurgeReport:
     report = PurgeReport()
-    free = _screen(load(ids), area, report)
+    free = _screen(load(ids, area=area), area, report)
     with locked(handle):
         rows = _claim(free, area, order, report)
         crash_point("run.after_purge_intent")
@@ -198,25 +212,22 @@ def _add(report: PurgeReport, row: CleanupItem, purged: Purged) -> None:
         report.errors.append(f"{row.path}: {purged.detail}")
 
 
-def _screen(rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport) -> list[UUID]:
-    """Ask the verifiers of each item's own policy version; return the ids of what may go."""
-    free: list[UUID] = []
+def _screen(rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport) -> list[CleanupItem]:
+    """Ask the verifiers of each item's own policy version; return what may go, in the order of the trash."""
     by_version: dict[int | None, list[CleanupItem]] = defaultdict(list)
     for row in rows:
         by_version[row.run.policy_version_id if row.run is not None else None].append(row)
-    for version, together in by_version.items():
-        if version is None:
-            # Adopted from the trash after the loss of the database: nobody knows whom to ask.
-            _keep(report, Reason.UNVERIFIED, together)
-            continue
-        answers = _ask(together, area)
-        for row, answer in zip(together, answers, strict=True):
+    # Adopted from the trash after the loss of the database: nobody knows whom to ask.
+    _keep(report, Reason.UNVERIFIED, by_version.pop(None, []))
+    free: set[UUID] = set()
+    for together in by_version.values():
+        for row, answer in zip(together, _ask(together, area), strict=True):
             if answer is Answer.PASS:
-                free.append(row.pk)
+                free.add(row.pk)
             else:
                 reason = Reason.VERIFIER_FAILED if answer is Answer.FAIL else Reason.UNVERIFIED
                 _keep(report, reason, [row])
-    return free
+    return [row for row in rows if row.pk in free]
 
 
 def _ask(rows: Sequence[CleanupItem], area: StagingArea) -> list[Answer]:
@@ -232,29 +243,42 @@ def _ask(rows: Sequence[CleanupItem], area: StagingArea) -> list[Answer]:
 
 
 def _keep(report: PurgeReport, reason: Reason, rows: Sequence[CleanupItem]) -> None:
+    if not rows:
+        return
     files = sum(len(row.members) for row in rows)
     report.kept[str(reason)] = report.kept.get(str(reason), 0) + files
 
 
-def _claim(ids: Sequence[UUID], area: StagingArea, order: _Order, report: PurgeReport) -> list[CleanupItem]:
+def _claim(
+    given: Sequence[CleanupItem], area: StagingArea, order: _Order, report: PurgeReport
+) -> list[CleanupItem]:
     """Commit the intent to purge what no hold keeps. In one transaction with the look at the holds."""
     now = database_now()
     with transaction.atomic():
-        holds = active_holds(area.pk, now=now)
-        free = []
-        for row in load(ids):
-            if holds and held_by(holds, [member["path"] for member in row.members]) is not None:
-                _keep(report, Reason.HELD, [row])
-            elif order.due_at is None or (row.purge_after is not None and row.purge_after <= order.due_at):
-                free.append(row.pk)
-        rows = claim_rows(free, ItemState.TRASHED, ItemState.PURGE_INTENT, now=now)
+        free = _not_held(given, area, report, now)
+        conditions = {} if order.due_at is None else {"purge_after__lte": order.due_at}
+        claimed = set(claim_rows(free, ItemState.TRASHED, ItemState.PURGE_INTENT, now=now, **conditions))
+        rows = [row for row in given if row.pk in claimed]
         if rows:
+            evidence = {"items": len(rows), "bytes": sum(row.size for row in rows)}
             entry = record(
-                order.actor, "purge_intent", now=now, area=area.name, reason=order.reason,
-                evidence={"items": len(rows), "bytes": sum(row.size for row in rows)},
-            )  # fmt: skip
+                order.actor, "purge_intent", now=now, area=area.name, reason=order.reason, evidence=evidence
+            )
             DatabaseAuditSink().write([entry])
     return rows
+
+
+def _not_held(
+    rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport, now: datetime
+) -> list[UUID]:
+    holds = active_holds(area.pk, now=now)
+    free = []
+    for row in rows:
+        if holds and held_by(holds, [member["path"] for member in row.members]) is not None:
+            _keep(report, Reason.HELD, [row])
+        else:
+            free.append(row.pk)
+    return free
 
 
 def _commit(
@@ -310,10 +334,17 @@ def finish_purges(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
     ids = CleanupItem.objects.filter(area=area, state=ItemState.PURGE_INTENT).values_list("pk", flat=True)
     finished = 0
     for part in chunks(list(ids), _BATCH):
-        rows = load(part)
+        rows = load(part, area=area)
         _commit(area, rows, _finish(handle, rows), actor, "after a crash")
+        tidy_batches(handle, rows)
         finished += len(rows)
     return finished
+
+
+def tidy_batches(handle: AreaHandle, rows: Sequence[CleanupItem]) -> None:
+    """Remove what is left of the batches of `rows` that hold no file any more."""
+    for batch in sorted({batch_of(row.trash_id) for row in rows}):
+        tidy(handle, batch)
 
 
 def _finish(handle: AreaHandle, rows: Sequence[CleanupItem]) -> list[Purged]:

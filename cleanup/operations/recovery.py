@@ -21,7 +21,7 @@ from cleanup.engine.plan import PlanItem
 from cleanup.engine.reasons import Reason
 from cleanup.engine.shelf import batches, read_manifest
 from cleanup.engine.states import Decision, InTrash, ItemState, Observation, recover
-from cleanup.engine.trash import Manifest, ManifestItem, Moved, PreparedBatch, move, observe_all, reopen
+from cleanup.engine.trash import Manifest, ManifestItem, Moved, PreparedBatch, move, observe_all, reopen, tidy
 from cleanup.models import CleanupItem, CleanupRun, PlanBatch, StagingArea
 from cleanup.operations.moving import Outcome, outcome_of, screen, settle
 from cleanup.operations.policies import policy_of
@@ -161,6 +161,7 @@ def adopt(handle: AreaHandle, area: StagingArea) -> int:
                 logger.error("area %s: %s", area.name, error)
             else:
                 adopted += _adopt_batch(handle, area, manifest)
+                tidy(handle, name)
     return adopted
 
 

@@ -28,6 +28,7 @@ from cleanup.engine.trash import restore as engine_restore
 from cleanup.models import CleanupItem, StagingArea
 from cleanup.operations.areas import locked, opened
 from cleanup.operations.outcomes import Conflict, OperationRefused, RestoreReport
+from cleanup.operations.purging import tidy_batches
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.items import (
     add_totals,
@@ -72,7 +73,8 @@ def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) 
         with opened(area) as handle:
             for part in chunks(ids, _BATCH):
                 with locked(handle):
-                    _restore_part(handle, area, part, actor, to, report)
+                    done = _restore_part(handle, area, part, actor, to)
+                _report(done, report)
     return report
 
 
@@ -97,23 +99,22 @@ def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
 
 
 def _restore_part(
-    handle: AreaHandle,
-    area: StagingArea,
-    ids: Sequence[UUID],
-    actor: Actor,
-    to: str | None,
-    report: RestoreReport,
-) -> None:
+    handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], actor: Actor, to: str | None
+) -> list[_Done]:
     now = database_now()
     with transaction.atomic():
-        claimed = [(row, before) for before in _RESTORABLE
-                   for row in claim_rows(ids, before, ItemState.RESTORING, now=now)]  # fmt: skip
+        before = {
+            pk: state for state in _RESTORABLE for pk in claim_rows(ids, state, ItemState.RESTORING, now=now)
+        }
         if to is not None:
-            CleanupItem.objects.filter(pk__in=[row.pk for row, _ in claimed]).update(restore_to=to)
-    done = [_Done(row=row, before=before, restored=_restore_one(handle, row, to)) for row, before in claimed]
+            CleanupItem.objects.filter(pk__in=before).update(restore_to=to)
+    done = [
+        _Done(row=row, before=before[row.pk], restored=_restore_one(handle, row, to))
+        for row in load(before, area=area)
+    ]
     crash_point("restore.before_commit")
     _commit(area, done, actor)
-    _report(done, report)
+    return done
 
 
 def _restore_one(handle: AreaHandle, row: CleanupItem, to: str | None) -> Restored:
@@ -129,15 +130,20 @@ def _commit(area: StagingArea, done: Sequence[_Done], actor: Actor) -> None:
     """Write the outcomes: rows, totals and audit entries together."""
     now = database_now()
     with transaction.atomic():
-        for one in done:
-            state = {"restored": ItemState.RESTORED, "lost": ItemState.LOST}.get(
-                one.restored.outcome, one.before
-            )
-            detail = one.restored.detail[:500]
-            move_rows([one.row.pk], ItemState.RESTORING, state, now=now, restore_to="", detail=detail)
+        for (state, detail), ids in _by_fate(done).items():
+            move_rows(ids, ItemState.RESTORING, state, now=now, restore_to="", detail=detail)
         for name, rows in _by_policy(one.row for one in done if one.restored.outcome == "restored").items():
             add_totals(area.name, name, files_restored=files_of(rows))
         DatabaseAuditSink().write([_entry(area, one, actor, now) for one in done])
+
+
+def _by_fate(done: Sequence[_Done]) -> dict[tuple[ItemState, str], list[UUID]]:
+    """The ids of the rows by their new state and what is to be said about them."""
+    found: dict[tuple[ItemState, str], list[UUID]] = {}
+    for one in done:
+        state = {"restored": ItemState.RESTORED, "lost": ItemState.LOST}.get(one.restored.outcome, one.before)
+        found.setdefault((state, one.restored.detail[:500]), []).append(one.row.pk)
+    return found
 
 
 def _by_policy(rows: Iterable[CleanupItem]) -> dict[str, list[CleanupItem]]:
@@ -183,10 +189,11 @@ def finish_restores(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
     ids = CleanupItem.objects.filter(area=area, state=ItemState.RESTORING).values_list("pk", flat=True)
     finished = 0
     for part in chunks(list(ids), _BATCH):
-        rows = load(part)
+        rows = load(part, area=area)
         seen = observe_all(handle, [(_restored_item(row), row.trash_id) for row in rows])
         done = [_finish(handle, row, observation) for row, observation in zip(rows, list(seen), strict=True)]
         _commit(area, done, actor)
+        tidy_batches(handle, rows)
         finished += len(rows)
     return finished
 

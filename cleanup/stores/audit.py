@@ -21,7 +21,7 @@ from cleanup import models
 from cleanup.engine.audit import GENESIS, AuditEntry, AuditRecord, ChainReport, canonical, seal, verify_chain
 from cleanup.engine.errors import AuditInvalid
 from cleanup.stores.feed import announce
-from cleanup.stores.sql import insert_rows
+from cleanup.stores.sql import field_of, insert_rows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -30,7 +30,7 @@ _FIELDS = tuple(AuditEntry.__struct_fields__)
 
 #: Text that is longer is cut before it is sealed, so that what is hashed is what the column holds.
 _WIDTHS = {
-    name: models.AuditEntry._meta.get_field(name).max_length
+    name: field_of(models.AuditEntry, name).max_length
     for name in ("actor", "actor_kind", "action", "run", "item", "area", "policy_version", "reason")
 }
 
@@ -125,11 +125,11 @@ def _lock_head() -> tuple[int, str]:
 
 
 def _first_head() -> tuple[int, str]:
-    """Make the head of a chain that has no entry; two writers at once make one."""
-    if models.AuditEntry.objects.exists():
-        raise AuditInvalid("the audit has entries but no head: it was tampered with, and is not continued")
+    """Make the head of a chain that has no entry; of several writers, the others wait for the first."""
     models.AuditHead.objects.bulk_create([models.AuditHead(pk=1, seq=0, hash=GENESIS)], ignore_conflicts=True)
     head = models.AuditHead.objects.select_for_update().get(pk=1)
+    if head.seq == 0 and models.AuditEntry.objects.exists():
+        raise AuditInvalid("the audit has entries but no head: it was tampered with, and is not continued")
     return head.seq, head.hash
 
 

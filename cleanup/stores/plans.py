@@ -23,13 +23,18 @@ from cleanup.stores.sql import chunks
 OPEN = Q(intent_at__isnull=False, settled_at__isnull=True)
 
 
-def save_plan(run_id: UUID, plan: Plan) -> int:
-    """Store the items of `plan` in batches, in place of an earlier attempt's; return how many batches."""
+def packed(run_id: UUID, plan: Plan) -> list[PlanBatch]:
+    """Cut a plan into batches and compress them: the slow part, to be done before the transaction."""
+    return [
+        PlanBatch(run_id=run_id, number=number, items=len(items), body=encode_items(items))
+        for number, items in enumerate(chunks(plan.items, conf().batch_size))
+    ]
+
+
+def save_plan(run_id: UUID, batches: Sequence[PlanBatch]) -> None:
+    """Store the batches of a plan in place of an earlier attempt's."""
     PlanBatch.objects.filter(run_id=run_id).delete()
-    number = -1
-    for number, items in enumerate(chunks(plan.items, conf().batch_size)):
-        PlanBatch.objects.create(run_id=run_id, number=number, items=len(items), body=encode_items(items))
-    return number + 1
+    PlanBatch.objects.bulk_create(batches, batch_size=50)
 
 
 def load_plan(run: CleanupRun, *, policy_json: str) -> Plan:

@@ -52,6 +52,19 @@ def as_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def field_of(model: type[models.Model], name: str) -> models.Field[Any, Any]:
+    """The field `name` of `model`; a relation from elsewhere is none."""
+    field = model._meta.get_field(name)
+    if not isinstance(field, models.Field):
+        raise TypeError(f"{model.__name__}.{name} has no column")
+    return field
+
+
+def column_of(model: type[models.Model], name: str) -> str:
+    """The column of a field."""
+    return str(field_of(model, name).column)
+
+
 def insert_rows(model: type[models.Model], fields: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Insert `rows` in one round; every column of the table must be among `fields` or allow NULL.
 
@@ -62,7 +75,7 @@ def insert_rows(model: type[models.Model], fields: Sequence[str], rows: Sequence
         return
     quote = connection.ops.quote_name
     table = quote(model._meta.db_table)
-    columns = ", ".join(quote(model._meta.get_field(name).column) for name in fields)
+    columns = ", ".join(quote(column_of(model, name)) for name in fields)
     with connection.cursor() as cursor:
         if is_postgresql():
             with connection.wrap_database_errors, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:

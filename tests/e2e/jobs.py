@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from bus.progress import BusTask
-
 from xnai_site.celery import app
 
 
 @app.task(bind=True, base=BusTask, name="tests.count")
 def count(self: Any, total: int) -> int:
-    """Count to `total` and tell the topic of the task at each step."""
+    """Count to `total`, a little slower than progress is told, and tell the topic of the task each time."""
     for done in range(1, total + 1):
+        time.sleep(0.11)
         self.progress(done, total, unit="steps")
     return total
 

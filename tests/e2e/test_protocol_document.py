@@ -135,7 +135,7 @@ def turns(lines: list[str]) -> list[list[str]]:
     """Cut a conversation where the client speaks after the server."""
     found: list[list[str]] = []
     for before, line in zip(["S", *lines], lines, strict=False):
-        if line[0] == "C" and before[0] == "S":
+        if not found or (line[0] == "C" and before[0] == "S"):
             found.append([])
         found[-1].append(line)
     return found
@@ -144,9 +144,9 @@ def turns(lines: list[str]) -> list[list[str]]:
 def open_socket(replay: Replay, kind: str, words: list[str]) -> RawClient:
     if kind == "conversation":
         return RawClient(replay.site.web[0].socket)
-    path, _, agent, _, scope = words
+    path, _, agent, *scopes = words
     url = f"ws://127.0.0.1:{replay.site.web[0].port}{path}"
-    token = replay.site.token(agent, scope)
+    token = replay.site.token(agent, *scopes[1:])
     return RawClient(url, additional_headers={"Authorization": f"Bearer {token}"})
 
 

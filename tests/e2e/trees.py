@@ -201,6 +201,11 @@ def size_of(root: Path, paths: set[bytes]) -> int:
     return sum(os.lstat(os.fsencode(root) + b"/" + path).st_size for path in paths)
 
 
+def space_of(root: Path, paths: set[bytes]) -> int:
+    """Bytes that these files occupy on the disk."""
+    return sum(os.lstat(os.fsencode(root) + b"/" + path).st_blocks * 512 for path in paths)
+
+
 def disk_usage(root: Path) -> int:
     """Bytes that the regular files below `root` occupy on the disk, the trash included."""
     return sum(

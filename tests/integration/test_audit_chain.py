@@ -56,7 +56,9 @@ def change(sql: str, *values: object) -> None:
 
 
 def test_every_sink_numbers_and_chains_what_it_writes(sink: AuditSink) -> None:
-    first = sink.write([happened(1), happened(2, path="a", size=0, reason="why", evidence={"deep": [1, None]})])
+    first = sink.write(
+        [happened(1), happened(2, path="a", size=0, reason="why", evidence={"deep": [1, None]})]
+    )
     second = sink.write([happened(3)])
     assert [entry.seq for entry in [*first, *second]] == [1, 2, 3]
     assert second[0].prev_hash == first[1].hash
@@ -74,7 +76,9 @@ def test_every_sink_writes_all_or_nothing(sink: AuditSink) -> None:
 
 
 def test_what_was_written_is_read_back(chain: DatabaseAuditSink) -> None:
-    written = chain.write([happened(99, path="x\\x0a", reason="", evidence={"ü": ["\U0001f642", True, None]})])
+    written = chain.write(
+        [happened(99, path="x\\x0a", reason="", evidence={"ü": ["\U0001f642", True, None]})]
+    )
     assert list(entries(after=ENTRIES)) == written
     assert operations.verify_audit().entries == ENTRIES + 1
     assert operations.verify_audit().sound
@@ -85,9 +89,9 @@ def test_an_empty_chain_is_sound() -> None:
 
 
 def test_an_entry_is_written_with_its_change_or_not_at_all(chain: DatabaseAuditSink) -> None:
-    with pytest.raises(RuntimeError, match="no"), transaction.atomic():
+    with transaction.atomic():
         chain.write([happened(1)])
-        raise RuntimeError("no")
+        transaction.set_rollback(True)
     assert AuditEntry.objects.count() == ENTRIES
     assert operations.verify_audit().sound
 
@@ -138,8 +142,8 @@ def test_swapped_entries_are_found(chain: DatabaseAuditSink) -> None:
 
 def test_an_entry_beyond_the_head_is_found(chain: DatabaseAuditSink) -> None:
     change(
-        "INSERT INTO cleanup_auditentry SELECT 12, at_us, actor, actor_kind, action, run, item, area, path, size,"
-        " policy_version, reason, evidence, prev_hash, hash FROM cleanup_auditentry WHERE seq = 10"
+        "INSERT INTO cleanup_auditentry SELECT 12, at_us, actor, actor_kind, action, run, item, area, path,"
+        " size, policy_version, reason, evidence, prev_hash, hash FROM cleanup_auditentry WHERE seq = 10"
     )
     report = operations.verify_audit()
     assert (report.sound, report.first_bad_seq, report.kind) == (False, 12, "head")
@@ -152,9 +156,15 @@ def test_a_chain_that_lost_its_head_is_not_continued(chain: DatabaseAuditSink) -
 
 
 @pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has no users to keep from the table")
-@pytest.mark.parametrize("sql", ["UPDATE cleanup_auditentry SET actor = 'x'", "DELETE FROM cleanup_auditentry"])
+@pytest.mark.parametrize(
+    "sql", ["UPDATE cleanup_auditentry SET actor = 'x'", "DELETE FROM cleanup_auditentry"]
+)
 def test_postgresql_refuses_to_change_entries(chain: DatabaseAuditSink, sql: str) -> None:
-    with pytest.raises(DatabaseError, match="never changed"), transaction.atomic(), connection.cursor() as cursor:
+    with (
+        pytest.raises(DatabaseError, match="never changed"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
         cursor.execute(sql)
     assert operations.verify_audit().sound
 

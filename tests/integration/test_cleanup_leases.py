@@ -14,10 +14,12 @@ from django.db import connection
 
 from cleanup import operations, tasks
 from cleanup.engine.errors import AreaBusy
+from cleanup.engine.states import ItemState
 from cleanup.models import AuditEntry, CleanupRun, RetentionPolicy, StagedFile
-from cleanup.operations import schedule
+from cleanup.operations import purging, schedule
 from cleanup.operations.areas import locked, opened
 from cleanup.stores import leases
+from cleanup.stores.items import move_rows
 from cleanup.stores.leases import LeaseLost
 from tests.retention import ANNA, DAY, Staging, write
 from tests.servers import python
@@ -130,6 +132,48 @@ def test_an_expired_lease_is_taken_over_and_the_old_token_is_worth_nothing(stagi
 
 
 @pytest.mark.django_db
+def test_a_worker_whose_run_was_taken_over_commits_nothing_more(staging: Staging, settings: Any) -> None:
+    settings.CLEANUP = {**settings.CLEANUP, "BATCH_SIZE": 10}
+    staging.fill(50)
+    run = operations.start_run(staging.policy(), ANNA)
+
+    def take_over(progress: operations.Progress) -> None:
+        if progress.done == 20 and progress.state == "running":
+            CleanupRun.objects.filter(pk=run.pk).update(
+                fencing_token=7, lease_owner="elsewhere:1:1:1", lease_until=now() + DAY
+            )
+
+    found = operations.execute(run.pk, on_progress=take_over)
+    assert (found.state, found.fencing_token, found.lease_owner) == ("running", 7, "elsewhere:1:1:1")
+    assert found.trashed == staging.states()["trashed"] == 20
+    assert len(staging.files()) == 30
+    lease(run, "elsewhere:1:1:1", now() - DAY)
+    found = operations.execute(run.pk)
+    assert (found.state, found.trashed, staging.states()) == ("done", 50, {"trashed": 50})
+
+
+@pytest.mark.django_db
+def test_a_grace_that_was_extended_a_moment_before_the_purge_counts(staging: Staging) -> None:
+    staging.fill(3)
+    staging.run(staging.policy(grace_period=timedelta(0)))
+    due = purging._Order(actor=ANNA, reason="due", due_at=now())
+    ids = staging.items()
+    operations.extend_grace(ids[:1], by=DAY, actor=ANNA)
+    with opened(staging.area) as handle:
+        assert purging._purge_part(handle, staging.area, ids, due).purged == 2
+    assert staging.states() == {"purged": 2, "trashed": 1}
+
+
+@pytest.mark.django_db
+def test_an_item_makes_no_move_that_the_table_of_states_lacks(staging: Staging) -> None:
+    staging.fill(1)
+    staging.run(staging.policy())
+    with pytest.raises(ValueError, match="no item goes"):
+        move_rows(staging.items(), ItemState.TRASHED, ItemState.PURGED, now=now())
+    assert staging.states() == {"trashed": 1}
+
+
+@pytest.mark.django_db
 def test_the_lease_of_a_dead_process_of_this_host_ends_at_once(staging: Staging) -> None:
     staging.fill(2)
     run = operations.start_run(staging.policy(), ANNA)
@@ -221,6 +265,13 @@ def test_a_due_policy_is_started_once_however_many_ticks_and_catches_up_once(sta
     schedule.run_inline(done[0], operations.execute)
     assert operations.find_run(done[0].started[0]).state == "done"
     assert CleanupRun.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_of_two_ticks_that_saw_the_same_due_policy_one_claims_it(staging: Staging) -> None:
+    policy = staging.policy()
+    both = [RetentionPolicy.objects.get(pk=policy.pk) for _ in range(2)]
+    assert [schedule._claim(row, now() + DAY) for row in both] == [True, False]
 
 
 @pytest.mark.django_db

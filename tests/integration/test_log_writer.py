@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from threading import Event, get_ident
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import pytest
 from django.db import connection
 
 from bus import faults
-from bus.log import Appended, NewEvent, StoredEvent
+from bus.log import Appended, NewEvent, StoredEvent, database
 from bus.log.database import DatabaseEventLog
 from bus.log.memory import MemoryEventLog
 from bus.log.writer import LogWriter
@@ -268,8 +269,18 @@ def test_what_was_acknowledged_survives_a_kill(point):
 
 
 def test_a_fault_that_is_misspelt_is_a_mistake():
-    assert faults.parse("a:1:kill,b:2:hang").keys() == {"a", "b"}
-    with pytest.raises(ValueError, match="FAULT"):
-        faults.parse("a:x:kill")
-    with pytest.raises(ValueError, match="FAULT"):
-        faults.parse("a:1:explode")
+    text = "log.after_insert:1:kill,log.after_trim:2:hang,trash.after_rename:1:ENOSPC"
+    assert faults.parse(text).keys() == {"log.after_insert", "log.after_trim"}
+    for wrong in (
+        "log.after_insert:x:kill",
+        "log.after_insert:1:explode",
+        "log.nowhere:1:kill",
+        "log.after_trim",
+    ):
+        with pytest.raises(ValueError, match="FAULT"):
+            faults.parse(wrong)
+
+
+def test_every_crash_point_of_the_log_is_in_the_code():
+    code = Path(database.__file__).read_text()
+    assert {name for name in faults.POINTS if f'fault("{name}")' in code} == faults.POINTS

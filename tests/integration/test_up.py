@@ -174,7 +174,11 @@ def test_killing_up_itself_leaves_nothing(tmp_path: Path):
     up = Up(tmp_path, "--port", "0").ready()
     processes = up.everything()
     up.end(signal.SIGKILL)
-    wait_until(lambda: not alive(processes), timeout=10, what="the end of all children")
+    try:
+        wait_until(lambda: not alive(processes), timeout=10, what="the end of all children")
+    finally:
+        for process in alive(processes):
+            process.kill()
 
 
 def test_a_port_in_use_is_a_clear_refusal_before_anything_starts(tmp_path: Path):

@@ -91,9 +91,7 @@ def test_a_result_never_goes_before_any_reading_of_its_expiry_has_passed(
 
 
 @given(st.lists(st.tuples(NAMES, STAMPS, st.integers(0, 10**12)), max_size=20), st.randoms())
-def test_the_digest_depends_on_the_files_alone(
-    files: list[tuple[bytes, int, int]], random: object
-) -> None:
+def test_the_digest_depends_on_the_files_alone(files: list[tuple[bytes, int, int]], random: object) -> None:
     unique = {name: Candidate(name, a_stat(mtime_ns=stamp, size=size)) for name, stamp, size in files}
     shuffled = list(unique.values())
     random.shuffle(shuffled)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """A process exchanges directories with links to a victim while the engine works: the victim loses nothing.
 
-The same race, run against the obvious way of cleaning by path, must destroy something: else the test could not fail.
+The same race, run against the obvious way of cleaning by path, must destroy something, or it proves nothing.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def add_bait(area: Path, workshop: Path, victim: Path, name: str) -> None:
     (area / f"{name}.lnk").symlink_to(victim)
 
 
-def race(tmp_path: Path, clean: Callable[[Garden], int], *, until: Callable[[Path], bool]) -> tuple[Path, int]:
-    """Run `clean` on fresh bait until time is over or `until` says so; return the victim and what was cleaned."""
+def race(
+    tmp_path: Path, clean: Callable[[Garden], int], *, until: Callable[[Path], bool]
+) -> tuple[Path, int]:
+    """Run `clean` on fresh bait until time or `until` ends it; return the victim and how much was cleaned."""
     root, workshop, victim = tmp_path / "area", tmp_path / "workshop", tmp_path / "victim"
     root.mkdir()
     workshop.mkdir()

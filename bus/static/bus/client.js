@@ -93,6 +93,11 @@ export class BusClient {
     return (await this._sdk.rpc("bus.publish", request)).data;
   }
 
+  /** Publish the final event of a topic; `status` is `completed`, `failed` or `cancelled`. */
+  async end(topic, status = "completed", data) {
+    return (await this._sdk.rpc("bus.end", { topic, status, ...(data ? { data } : {}) })).data;
+  }
+
   /** Acknowledge a topic up to `offset` for a durable cursor. */
   async ack(topic, offset, cursor) {
     return (await this._sdk.rpc("bus.ack", { topic, offset, ...(cursor ? { cursor } : {}) })).data;
@@ -186,8 +191,11 @@ export class Subscription {
     }
     if (this._closed || held !== this._held) return;
     this._held = null;
-    for (const item of past) this._deliver(item, false);
-    for (const item of held) this._deliver(item, true);
+    // What is held began with the subscription, the past may begin after that: both in one order, each once.
+    const live = new Set(held);
+    const known = new Set(held.map(({ offset }) => offset));
+    const all = [...past.filter(({ offset }) => !known.has(offset)), ...held].sort(byOffset);
+    for (const item of all) this._deliver(item, live.has(item));
   }
 
   _arrived(publication) {
@@ -206,6 +214,11 @@ export class Subscription {
     this.close();
     this._handlers.onEnd?.({ code, reason });
   }
+}
+
+/** In the order of the log; what is not logged has no offset and comes last. */
+function byOffset(a, b) {
+  return (a.offset ?? Number.MAX_SAFE_INTEGER) - (b.offset ?? Number.MAX_SAFE_INTEGER);
 }
 
 function unwrap({ data, offset, tags }) {

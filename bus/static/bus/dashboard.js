@@ -59,13 +59,11 @@ part("reload").addEventListener("click", () => location.reload());
 
 function tick() {
   const now = Date.now();
-  const live = figures.total(now);
-  const connections = live?.connections ?? rows.connections;
+  const connections = figures.connections(now) ?? rows.connections;
   if (connections !== null) {
     set("connections", count(connections));
     chart.add(Math.floor(now / 1000), connections);
   }
-  set("events", live ? rate(live.eventsPerSecond) : "–");
   feed.tick(now);
 }
 
@@ -78,6 +76,7 @@ async function poll() {
     part("stale").hidden = true;
   } catch (error) {
     rows = { connections: null };
+    set("events", "—");
     part("stale").hidden = false;
     set("stale-text", `The figures below are of ${part("stale").dataset.since ?? "earlier"}: ${error.message}`);
   }
@@ -88,7 +87,9 @@ function show(state) {
   rows = state;
   part("stale").dataset.since = clock(new Date(now));
   cards.sync(state.tasks);
-  showTopics(part("topics"), part("topic-template"), state.topics, rates.update(state.topics, now), now);
+  const speed = rates.update(state.topics, now);
+  showTopics(part("topics"), part("topic-template"), state.topics, speed.each, now);
+  if (speed.all !== null) set("events", rate(speed.all));
   part("topics-empty").hidden = state.topics.length > 0;
   part("topics-table").hidden = state.topics.length === 0;
   set("topic-count", count(state.topic_count));

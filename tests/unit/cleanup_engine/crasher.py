@@ -1,7 +1,8 @@
-"""A caller of the engine that keeps its rows in a file and can be killed anywhere: `python -m … ROOT UUID ROWS VERB`.
+"""A caller of the engine that keeps its rows in a file and can be killed anywhere.
 
-It does what an adapter must do: commit the intent, act, commit the outcome. `recover_rows` is the other half, run by
-whoever comes after the crash. The rows are one JSON file, replaced atomically.
+`python -m tests.unit.cleanup_engine.crasher ROOT UUID ROWS VERB` does what an adapter must do: commit the
+intent, act, commit the outcome. `recover_rows` is the other half, run by whoever comes after the crash. The
+rows are one JSON file, replaced atomically.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Rows:
         self.path = path
         content = json.loads(path.read_text()) if path.exists() else {}
         self.states = {trash_id: ItemState(state) for trash_id, (state, _) in content.items()}
-        self.items = {trash_id: decode_items(bytes.fromhex(item))[0] for trash_id, (_, item) in content.items()}
+        self.items = {
+            trash_id: decode_items(bytes.fromhex(item))[0] for trash_id, (_, item) in content.items()
+        }
 
     def put(self, states: dict[str, ItemState]) -> None:
         """Commit `states`; refuse what the table of transitions does not know."""
@@ -141,4 +144,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -1,4 +1,4 @@
-"""What the engine's tests share: a real area in a temporary folder, and short ways to fill, plan and trash it."""
+"""What the engine's tests share: a real area in a temporary folder, and ways to fill, plan and trash it."""
 
 from __future__ import annotations
 

@@ -156,4 +156,9 @@ def test_an_open_area_stays_the_same_directory_when_its_path_is_exchanged(
 
 def test_a_refusal_survives_pickling() -> None:
     refused = pickle.loads(pickle.dumps(AreaRefused("root", "no")))  # noqa: S301
-    assert (refused.reason, str(refused), refused.code, refused.retryable) == ("root", "no", "area_refused", False)
+    assert (refused.reason, str(refused), refused.code, refused.retryable) == (
+        "root",
+        "no",
+        "area_refused",
+        False,
+    )

@@ -58,7 +58,7 @@ def test_a_trash_that_others_can_reach_is_refused(garden: Garden, area: AreaHand
 def test_a_trash_that_is_a_link_is_refused(garden: Garden, area: AreaHandle, tmp_path: object) -> None:
     garden.write("file")
     os.symlink(str(tmp_path), garden.path(".trash"))
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"."):
         garden.trash(area)
     assert b"file" in garden.files()
 
@@ -97,7 +97,7 @@ def test_restore_brings_back_bytes_mode_times_and_parents(garden: Garden, area: 
     assert garden.read("a/b/file") == b"bytes"
 
 
-def test_restore_undoes_what_was_done_to_mode_and_owner_in_the_trash(garden: Garden, area: AreaHandle) -> None:
+def test_restore_undoes_what_was_done_to_a_mode_in_the_trash(garden: Garden, area: AreaHandle) -> None:
     garden.write("file")
     before = os.stat(garden.path("file"))
     [moved] = garden.trash(area)
@@ -384,7 +384,9 @@ def test_a_batch_is_purged_in_one_go_in_the_order_asked(garden: Garden, area: Ar
     first = garden.trash(area, EXPIRY)
     ids = [moved.trash_id for moved in [*garden.trash(area), *first]]
     purged = purge_batch(area, [ids[3], ids[5], ids[1]])
-    assert [(one.trash_id, one.outcome) for one in purged] == [(i, "purged") for i in (ids[3], ids[5], ids[1])]
+    assert [(one.trash_id, one.outcome) for one in purged] == [
+        (i, "purged") for i in (ids[3], ids[5], ids[1])
+    ]
     assert purge_batch(area, []) == []
 
 
@@ -425,7 +427,9 @@ def test_without_a_good_manifest_nothing_is_purged_and_the_scan_says_so(
         reopen(area, batch_of(moved.trash_id))
 
 
-@pytest.mark.parametrize("trash_id", ["", "x", "20260101/../0", f"20260101/{'0' * 32}/../x", f"20260101/{'0' * 32}/01"])
+@pytest.mark.parametrize(
+    "trash_id", ["", "x", "20260101/../0", f"20260101/{'0' * 32}/../x", f"20260101/{'0' * 32}/01"]
+)
 def test_what_is_no_trash_id_is_refused(area: AreaHandle, trash_id: str) -> None:
     for use in (purge, restore, trash.locate):
         with pytest.raises(ManifestInvalid):

@@ -25,7 +25,7 @@ from django.core.management.base import BaseCommand, CommandError
 PACKAGES = ("manage.py", "xnai_site", "bus", "cleanup")
 #: The last line of pytest, and of Node's runner.
 COUNTS = re.compile(r"\b(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
-NODE_COUNTS = re.compile(r"^\W*(pass|fail|skipped) (\d+)$")
+NODE_COUNTS = re.compile(r"^\S (pass|fail|skipped) (\d+)$")
 NODE_WORDS = {"pass": "passed", "fail": "failed", "skipped": "skipped"}
 
 

@@ -211,7 +211,12 @@ def children(listener: socket.socket, host: str, web: int, base: dict[str, Any])
 
 
 def demo_child(site: str, base: dict[str, Any]) -> Child:
-    return Child(name="demo", command=[sys.executable, "-m", "xnai_site.demo", site], **base)
+    """The demonstration counts as ready at once: if it fails, the site goes on and it is tried again."""
+    return Child(name="demo", command=[sys.executable, "-m", "xnai_site.demo", site], ready=at_once, **base)
+
+
+async def at_once() -> None:
+    """Wait for nothing."""
 
 
 #: Workers of one machine need not look for each other; it costs a second at every start.

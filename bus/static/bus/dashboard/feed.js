@@ -7,17 +7,29 @@ export const LIMIT = 20;
 /** One line of the feed: what, about which file or run, how much, by whom. Pure. */
 export function line(event) {
   const data = event.data && typeof event.data === "object" ? event.data : {};
-  const number = Number(data.count ?? data.entries ?? 0);
+  const number = Number(data.count ?? 0);
   const size = Number(data.size ?? data.bytes ?? 0);
   return {
-    action: String(data.action ?? event.event_type).replaceAll("_", " "),
+    action: data.actions ? several(data.actions) : words(data.action ?? event.event_type),
     subject: data.path || data.policy_version || data.policy || data.area || "",
     where: data.path ? (data.area ?? "") : "",
-    much: [number > 1 ? `${count(number)} files` : "", size > 0 ? bytes(size) : ""].filter(Boolean).join(", "),
+    much: [number > 1 ? `${count(number)} entries` : "", size > 0 ? bytes(size) : ""].filter(Boolean).join(", "),
     actor: data.actor ?? "",
-    reason: String(data.reason ?? "").replaceAll("_", " "),
+    reason: words(data.reason ?? ""),
     at: new Date(event.timestamp),
   };
+}
+
+function words(text) {
+  return String(text).replaceAll("_", " ");
+}
+
+/** What was told as one event because it was much: `1,000 trashed, 2 skipped`. */
+function several(actions) {
+  return Object.entries(actions)
+    .sort(([, a], [, b]) => b - a)
+    .map(([action, number]) => `${count(number)} ${words(action)}`)
+    .join(", ");
 }
 
 export class Feed {

@@ -1,54 +1,50 @@
 /**
- * The live figures. Each server process tells its own once a second on `sys:stats`; here they are added up.
+ * The live figures: what the server that holds our connection tells once a second on `sys:stats`, and how fast topics grow.
  *
- * While no process speaks (the bus is out of reach) the server's rows stand in, so the page never shows an old figure
- * as if it were of now.
+ * While it is silent (the bus is out of reach) the server's rows stand in, so that the page never shows an old figure as
+ * if it were of now.
  */
 
-/** A process that has been silent for this long is not counted any more, ms. */
+/** What was said longer ago than this counts no more, ms. */
 export const SILENT_AFTER_MS = 5000;
 
-/** The sum over processes of what each last said. */
+/** The last figures that a server told. */
 export class Figures {
   constructor() {
-    this._said = new Map();
+    this._last = null;
   }
 
-  /** Take what one process said at `now` (ms). */
+  /** Take what was said at `now` (ms). */
   take(data, now) {
-    this._said.set(data.instance ?? data.server ?? "", { data, at: now });
+    this._last = { data, at: now };
   }
 
-  /** `{connections, eventsPerSecond}` of all processes that still speak, or null if none does. */
-  total(now) {
-    const fresh = [];
-    for (const [name, { data, at }] of this._said) {
-      if (now - at > SILENT_AFTER_MS) this._said.delete(name);
-      else fresh.push(data);
-    }
-    if (!fresh.length) return null;
-    const sum = (key) => fresh.reduce((total, data) => total + (Number(data[key]) || 0), 0);
-    return { connections: sum("connections"), eventsPerSecond: sum("events_per_s") };
+  /** Live connections of all servers, or null if nobody has said lately. */
+  connections(now) {
+    if (!this._last || now - this._last.at > SILENT_AFTER_MS) return null;
+    const { all_connections: everywhere, connections } = this._last.data;
+    return everywhere ?? connections ?? null;
   }
 }
 
 /** Events per second of each topic, from two looks at the last offsets. */
 export class Rates {
   constructor() {
-    this._before = new Map();
+    this._before = null;
   }
 
-  /** `[{name, epoch, last_offset}]` seen at `now` (ms) -> Map of name to rate. */
+  /** `[{name, epoch, last_offset}]` seen at `now` (ms) -> `{each: Map of name to rate, all: rate or null}`. */
   update(topics, now) {
-    const rates = new Map();
-    const seen = new Map();
+    const each = new Map();
     for (const { name, epoch, last_offset: offset } of topics) {
-      const before = this._before.get(name);
-      const comparable = before && before.epoch === epoch && now > before.at;
-      rates.set(name, comparable ? Math.max(0, (1000 * (offset - before.offset)) / (now - before.at)) : 0);
-      seen.set(name, { epoch, offset, at: now });
+      const before = this._before?.offsets.get(name);
+      // Of a topic that was not looked at before nothing is known: it may be new, or have come back into the list.
+      const grown = before && before.epoch === epoch ? Math.max(0, offset - before.offset) : 0;
+      each.set(name, grown && (1000 * grown) / (now - this._before.at));
     }
-    this._before = seen;
-    return rates;
+    const all = this._before ? [...each.values()].reduce((sum, rate) => sum + rate, 0) : null;
+    const offsets = new Map(topics.map(({ name, epoch, last_offset: offset }) => [name, { epoch, offset }]));
+    this._before = { at: now, offsets };
+    return { each, all };
   }
 }

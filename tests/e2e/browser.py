@@ -1,0 +1,160 @@
+"""A headless Chromium for the tests, with what the pages of this site are asked for again and again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+from tests.harness import Site
+
+PASSWORD = "a-word-for-tests"
+#: Wide, as on a tablet, as on a phone.
+SIZES = ((1440, 1000), (768, 1024), (390, 844))
+
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+#: What reaches beyond the right edge of the page, in words; nothing if the page does not scroll sideways.
+_OVERFLOW = """
+const edge = document.documentElement.clientWidth;
+if (document.documentElement.scrollWidth <= edge) return [];
+return [...document.querySelectorAll("body *")]
+  .filter((element) => element.getBoundingClientRect().right > edge + 1)
+  .map((element) => `${element.tagName}.${element.className}`).slice(0, 8);
+"""
+
+
+@lru_cache(maxsize=1)
+def programs() -> tuple[str, str]:
+    """Chromium and its driver. Skips the test where they are not installed."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("no Chromium: install the packages chromium and chromium-driver")
+    return browser, driver
+
+
+class Browser:
+    """One window on one site."""
+
+    def __init__(self, site: Site) -> None:
+        from selenium import webdriver
+
+        browser, driver = programs()
+        self.base = site.web[0].url
+        self.folder = tempfile.mkdtemp(prefix="chromium-")
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        for argument in (*_ARGUMENTS, f"--user-data-dir={self.folder}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        self.resize(*SIZES[0])
+
+    def close(self) -> None:
+        """End the browser and remove its profile."""
+        self.driver.quit()
+        self.driver.service.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page this many pixels, as a phone would."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def prefer(self, **features: str) -> None:
+        """Set media features: `color_scheme="dark"`, `reduced_motion="reduce"`."""
+        named = [
+            {"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()
+        ]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": named})
+
+    def open(self, path: str) -> None:
+        """Go to a page of the site."""
+        self.driver.get(self.base + path)
+
+    def log_in(self, name: str) -> None:
+        """Log in by the form."""
+        self.open("/admin/login/")
+        self.one("[name=username]").send_keys(name)
+        self.one("[name=password]").send_keys(PASSWORD)
+        self.click("#login-form [type=submit]")
+        self.until(lambda: "/login/" not in self.driver.current_url, what="the log-in")
+
+    def all(self, selector: str) -> list[Any]:
+        """Every element that the CSS selector finds."""
+        return list(self.driver.find_elements("css selector", selector))
+
+    def one(self, selector: str) -> Any:
+        """The first element that the CSS selector finds, waited for."""
+        return self.until(lambda: self.all(selector), what=selector)[0]
+
+    def click(self, selector: str) -> None:
+        """Bring an element into sight and click it."""
+        element = self.one(selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def text(self, selector: str) -> str:
+        """What an element says, whether in sight or not."""
+        script = "const found = document.querySelector(arguments[0]); return found ? found.textContent : ''"
+        return str(self.driver.execute_script(script, selector)).strip()
+
+    def until(self, condition: Callable[[], Any], *, what: str, timeout: float = 15.0) -> Any:
+        """Wait until the condition holds, and return its value; an element may be replaced meanwhile."""
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        wait = WebDriverWait(
+            self.driver, timeout, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException]
+        )
+        return wait.until(lambda _: condition(), f"{what} on {self.driver.current_url}")
+
+    def overflow(self) -> list[str]:
+        """What makes the page scroll sideways."""
+        return list(self.driver.execute_script(_OVERFLOW))
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings of the console since the last call: scripts, policy, missing files."""
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
+
+
+@contextmanager
+def site_with_people(**settings: str) -> Iterator[Site]:
+    """A site that serves its static files, with a superuser `admin` and a person of each role."""
+    programs()
+    site = Site(web=1, **settings)
+    site.manage("collectstatic", "--noinput", "--verbosity", "0")
+    try:
+        site.start()
+        site.python(
+            "from django.contrib.auth.models import Group, User\n"
+            "from xnai_site.roles import ROLES, ensure_roles\n"
+            "ensure_roles()\n"
+            f"User.objects.create_superuser('root', password={PASSWORD!r})\n"
+            "for role in ROLES:\n"
+            f"    person = User.objects.create_user(role, password={PASSWORD!r}, is_staff=True)\n"
+            "    person.groups.add(Group.objects.get(name=role))\n"
+        )
+        yield site
+    finally:
+        site.stop()

@@ -1,0 +1,128 @@
+"""Rows for the tests of the console: at least one of everything that it shows, and people of every role."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth.models import Group, User
+from django.core import serializers
+from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
+
+from bus.models import ActiveConnection, Agent, ApiKey, ConnectionSession, Cursor, ServerInstance, Topic
+from bus.publishing import publish
+from bus.tokens import create_api_key
+from cleanup import operations
+from cleanup.models import CleanupRun
+from tests.retention import ANNA, DAY, Staging, write
+from xnai_site.roles import ROLES, ensure_roles
+
+#: Apps whose rows a page of the console could change.
+WATCHED = ("bus", "cleanup", "auth", "django_celery_beat")
+
+
+def people() -> dict[str, User]:
+    """One person of each role, and one of staff without a role."""
+    ensure_roles()
+    # Without passwords: they would cost a tenth of a second each, and `force_login` needs none.
+    made = {role: User.objects.create_user(role, is_staff=True) for role in ROLES}
+    for role, person in made.items():
+        person.groups.add(Group.objects.get(name=role))
+    made["nobody"] = User.objects.create_user("nobody", is_staff=True)
+    return made
+
+
+def connection(agent: str = "crawler", **fields: Any) -> ActiveConnection:
+    """A connection that a living server holds."""
+    now = timezone.now()
+    server, _ = ServerInstance.objects.get_or_create(
+        name="web-1",
+        defaults={
+            "hostname": "node-a",
+            "pid": 7,
+            "started_at": now,
+            "lease_until": now + DAY,
+            "layer_up": True,
+        },
+    )
+    given = {
+        "client_id": f"00000000-0000-4000-8000-{ActiveConnection.objects.count():012}",
+        "server_instance": server,
+        "agent_id": agent,
+        "generation": 1,
+        "transport": "centrifugo",
+        "connected_at": now,
+        "last_heartbeat": now,
+        "last_activity": now,
+        "topics": [f"agent:{agent}", "broadcast"],
+    }
+    return ActiveConnection.objects.create(**{**given, **fields})
+
+
+def bus_rows() -> None:
+    """One of everything of the bus."""
+    row = connection()
+    Agent.objects.create(agent_id="crawler", generation=1, connects=1)
+    ConnectionSession.objects.create(
+        client_id=row.client_id, agent_id="crawler", server_instance="web-1", transport="plain",
+        connected_at=row.connected_at, disconnected_at=timezone.now(), code=4501, reason="replaced",
+    )  # fmt: skip
+    for number in range(3):
+        publish("broadcast", "agent.message", {"text": f"hello {number}"})
+    publish("agent:crawler", "agent.message", {"text": "work"})
+    Cursor.objects.create(consumer="crawler", topic=Topic.objects.get(name="broadcast"), offset=2)
+    create_api_key("importer", scopes=["publish"])
+
+
+def schedule_rows() -> None:
+    """A periodic task with its interval."""
+    interval = IntervalSchedule.objects.create(every=30, period="seconds")
+    CrontabSchedule.objects.create(minute="0", hour="3")
+    PeriodicTask.objects.create(name="cleanup: tick", task="cleanup.tasks.tick", interval=interval)
+
+
+def cleanup_rows(root: Path) -> Staging:
+    """An area with files, a run that is done, one that waits for approval, a hold."""
+    staging = Staging(root, "staged")
+    staging.fill(4)
+    policy = staging.policy("old")
+    staging.run(policy)
+    staging.fill(3)
+    write(staging.root / "young", age=timedelta(hours=1))
+    policy.max_files = 1
+    operations.save_policy(policy, ANNA)
+    staging.run(policy)
+    operations.hold(staging.area, "legal/**", None, "asked for", ANNA)
+    assert set(CleanupRun.objects.values_list("state", flat=True)) == {"done", "awaiting_approval"}
+    return staging
+
+
+def everything(root: Path) -> Staging:
+    """All of the above."""
+    bus_rows()
+    schedule_rows()
+    return cleanup_rows(root)
+
+
+def rows() -> dict[str, str]:
+    """Every row of the watched apps as text, to see whether anything has changed."""
+    found = {}
+    for app in WATCHED:
+        for model in apps.get_app_config(app).get_models():
+            label = model._meta.label
+            objects = getattr(model, "all_objects", model._default_manager).order_by("pk")
+            shown = json.loads(serializers.serialize("json", objects))
+            for row in shown:
+                # `last_login` and `last_used_at` say that somebody came, not that anything was changed.
+                row["fields"].pop("last_login", None)
+            found[label] = json.dumps(shown, sort_keys=True)
+    return found
+
+
+def revoked(name: str) -> bool:
+    """Whether a key can no longer be used."""
+    return ApiKey.objects.get(name=name).revoked_at is not None

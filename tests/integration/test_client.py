@@ -1,0 +1,141 @@
+"""The Python client: identity, events that stop at an end, publishes that are tried until acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from bus.client import BufferFull, BusClient, Closed, Event, Refused
+from tests.harness import Site
+from tests.proxy import TcpProxy
+
+
+@pytest.fixture
+async def client(site: Site) -> AsyncIterator[BusClient]:
+    async with BusClient(
+        site.web[0].socket, "a1", site.token("a1", "publish", "publish:task", "publish:agent")
+    ) as client:
+        yield client
+
+
+async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
+    found = []
+    async with asyncio.timeout(10):
+        async for event in events:
+            found.append(event)
+            if len(found) == count:
+                break
+    return found
+
+
+def test_it_needs_no_django() -> None:
+    code = (
+        "import sys, bus.client; assert not {'django', 'channels'} & {m.split('.')[0] for m in sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_events_come_as_objects_in_order(client: BusClient) -> None:
+    reading = asyncio.ensure_future(take(client.events("cl:1"), 3))
+    await asyncio.sleep(0.2)
+    places = [await client.publish("cl:1", "output", {"n": n}, run_id="r") for n in range(3)]
+    events = await reading
+    assert [event.offset for event in events] == [place.offset for place in places] == [1, 2, 3]
+    assert [(event.event_type, event.data, event.run_id) for event in events] == [
+        ("output", {"n": n}, "r") for n in range(3)
+    ]
+    assert client.stats.published == 3
+    assert client.stats.ack_latency > 0
+
+
+async def test_iteration_stops_at_the_end_of_a_task(client: BusClient) -> None:
+    reading = asyncio.ensure_future(take(client.events("task:cl"), 99))
+    await asyncio.sleep(0.2)
+    await client.publish("task:cl", "task.started")
+    await client.end("task:cl", "cancelled")
+    events = await reading
+    assert [event.event_type for event in events] == ["task.started", "task.cancelled"]
+    assert events[-1].is_final
+
+
+async def test_the_inbox_waits_from_the_last_acknowledged_event_on(site: Site, client: BusClient) -> None:
+    for number in range(5):
+        await client.publish("agent:boxed", "agent.message", number)
+    async with BusClient(site.web[0].socket, "boxed", site.token("boxed")) as boxed:
+        events = await take(boxed.events("agent:boxed"), 5)
+        assert [event.data for event in events] == [0, 1, 2, 3, 4]
+        assert await boxed.ack("agent:boxed", events[2].offset) == 2
+    async with BusClient(site.web[0].socket, "boxed", site.token("boxed")) as boxed:
+        assert [event.offset for event in await take(boxed.events("agent:boxed"), 2)] == [4, 5]
+        assert await boxed.cursor("agent:boxed") == 3
+
+
+async def test_a_key_has_one_effect(client: BusClient) -> None:
+    first = await client.publish("cl:2", "output", 1, key="k")
+    again = await client.publish("cl:2", "output", 1, key="k")
+    assert (first.duplicate, again.duplicate, again.offset) == (False, True, first.offset)
+
+
+async def test_publishes_and_events_survive_cuts(site: Site) -> None:
+    token = site.token("cut", "publish")
+    with TcpProxy(site.web[0].port) as proxy:
+        async with (
+            BusClient(proxy.socket, token=token) as writer,
+            BusClient(proxy.socket, token=site.token("reader")) as reader,
+        ):
+            reading = asyncio.ensure_future(take(reader.events("cl:cut"), 60))
+            await asyncio.sleep(0.3)
+            for number in range(60):
+                if number in (20, 40):
+                    proxy.cut()
+                await writer.publish("cl:cut", "output", number)
+            events = await reading
+            assert [event.offset for event in events] == list(range(1, 61))
+            assert [event.data for event in events] == list(range(60))
+            assert not any(event.after_gap for event in events)
+            assert reader.stats.reconnects >= 1
+
+
+async def test_a_refusal_carries_its_code(client: BusClient) -> None:
+    with pytest.raises(Refused) as refusal:
+        await client.publish("cleanup:audit", "output")
+    assert (refusal.value.code, refusal.value.retryable) == (103, False)
+    with pytest.raises(Refused) as refusal:
+        await take(client.events("agent:somebody"), 1)
+    assert refusal.value.code == 103
+
+
+async def test_being_replaced_ends_it_and_says_so(site: Site) -> None:
+    async with BusClient(site.web[0].socket, "twin", site.token("twin")) as first:
+        reading = asyncio.ensure_future(take(first.events("agent:twin"), 1))
+        async with BusClient(site.web[0].socket, "twin", site.token("twin")):
+            with pytest.raises(Closed) as end:
+                await reading
+        assert (end.value.code, end.value.reason) == (4501, "replaced")
+
+
+async def test_a_bad_token_is_told_at_once(site: Site) -> None:
+    with pytest.raises(Closed) as end:
+        async with BusClient(site.web[0].socket, "x", site.token("x") + "x"):
+            pass
+    assert end.value.code == 3500
+
+
+async def test_no_more_publishes_wait_than_may(site: Site) -> None:
+    with TcpProxy(site.web[0].port) as proxy:
+        options = {"buffer": 2, "retry_for": timedelta(seconds=1)}
+        async with BusClient(proxy.socket, token=site.token("b", "publish"), **options) as client:
+            proxy.refuse()
+            waiting = [asyncio.ensure_future(client.publish("cl:3", "output", n)) for n in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(BufferFull):
+                await client.publish("cl:3", "output", 2)
+            for result in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(result, Refused)
+                assert result.retryable
+            assert client.stats.retries_failed == 2
