@@ -380,7 +380,9 @@ class ConnectionManager(Messages):
             return
         newest = await in_thread(leases.generations, list(self._agents))
         for agent_id, generation in newest.items():
-            self.hear(Control(layer.INSTANCE, "replaced", agent_id=agent_id, generation=generation))
+            live = self._agents.get(agent_id)
+            if live is not None and live.generation < generation:
+                self._soon(self._dismiss(live, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason))
         for client_id, code, reason in await in_thread(leases.to_close, layer.INSTANCE):
             self.hear(Control(layer.INSTANCE, "disconnect", client_id=client_id, code=code, reason=reason))
         await self._check_keys()

@@ -19,7 +19,7 @@ from bus.leases import Details
 from bus.protocol import frames
 from bus.protocol.errors import UnsubscribeCode
 from bus.protocol.positions import splice
-from bus.sending import Frame, SendQueue, Verdict
+from bus.sending import Frame, SendQueue, Verdict, count
 
 #: Live events held back for one subscription; beyond it they are read from the log again.
 MAX_HELD_BACK = 4_096
@@ -68,7 +68,7 @@ def is_final(event: LiveEvent) -> bool:
 class Batch:
     """Events of one topic that came together, encoded once for each form."""
 
-    __slots__ = ("_frames", "epoch", "events", "first", "last", "topic")
+    __slots__ = ("_frames", "epoch", "events", "first", "is_final", "last", "topic")
 
     def __init__(self, topic: str, epoch: str, events: Sequence[LiveEvent]) -> None:
         self.topic = topic
@@ -76,6 +76,8 @@ class Batch:
         self.events = events
         self.first = events[0].offset
         self.last = events[-1].offset
+        #: Whether the topic ends with it.
+        self.is_final = is_final(events[-1])
         self._frames: dict[Form, Frame] = {}
 
     def frame(self, form: Form) -> Frame:
@@ -129,23 +131,24 @@ class Subscription:
     overflowed: bool = False
     ended: bool = False
 
-    def take(self, batch: Batch) -> None:
-        """Send a batch, or hold it back. What was sent before is left out."""
+    def take(self, batch: Batch) -> bool:
+        """Send a batch, or hold it back. What was sent before is left out. True if it went out as it is."""
         if self.held is not None:
             self._hold(batch)
-        elif not batch.first:
-            self._send(batch.frame(self.subscriber.form), batch.events)
-        elif batch.first == self.at + 1:
-            self.at = batch.last
-            self._send(batch.frame(self.subscriber.form), batch.events)
+        elif batch.first == self.at + 1 or not batch.first:
+            if batch.first:
+                self.at = batch.last
+            return self._send(batch)
         elif batch.last > self.at:
             self.send_events([event for event in batch.events if event.offset > self.at])
+        return False
 
     def send_events(self, events: Sequence[LiveEvent]) -> None:
         """Send events that are for this subscription alone; they follow what it has."""
         if events:
             self.at = events[-1].offset or self.at
-            self._send(encode(self.subscriber.form, self.feed.topic, self.epoch, events), events)
+            if self._send(Batch(self.feed.topic, self.epoch, events)):
+                count(Verdict.SENT)
 
     def go_live(self) -> bool:
         """Send what was held back and take all directly from now on. False: something is missing between."""
@@ -160,7 +163,7 @@ class Subscription:
         self.send_events(joined.events)
         for event in held:
             if not event.offset:
-                self._send(encode(self.subscriber.form, self.feed.topic, self.epoch, [event]), [event])
+                self._send(Batch(self.feed.topic, self.epoch, [event]))
         return True
 
     def _hold(self, batch: Batch) -> None:
@@ -171,14 +174,22 @@ class Subscription:
         else:
             held += batch.events
 
-    def _send(self, frame: Frame, events: Sequence[LiveEvent]) -> None:
-        queue = self.subscriber.queue
-        verdict = queue.offer(frame, self.feed.delivery)
-        queue.events += len(events)
-        if verdict is Verdict.TOO_SLOW or (verdict is Verdict.KEPT_BACK and not self._keep_back(events)):
-            self.subscriber.too_slow()
-        elif is_final(events[-1]):
-            self.subscriber.finished(self.feed.topic)
+    def _send(self, batch: Batch) -> bool:
+        """Offer a batch; true if it went out, which whoever sends to many counts at once."""
+        subscriber = self.subscriber
+        queue = subscriber.queue
+        queue.events += len(batch.events)
+        verdict = queue.offer(batch.frame(subscriber.form), self.feed.delivery)
+        if verdict is Verdict.SENT:
+            if batch.is_final:
+                subscriber.finished(self.feed.topic)
+            return True
+        count(verdict)
+        if verdict is Verdict.TOO_SLOW or (
+            verdict is Verdict.KEPT_BACK and not self._keep_back(batch.events)
+        ):
+            subscriber.too_slow()
+        return False
 
     def _keep_back(self, events: Sequence[LiveEvent]) -> bool:
         """Keep back the newest event of each key. False if one has no key, so that none may be left out."""
@@ -257,9 +268,11 @@ class Feed:
 
     def _fan_out(self, batch: Batch, readers: list[Subscription], start: int) -> bool:
         """Serve a slice and have the rest served later. True when all are served."""
+        sent = 0
         for subscription in readers[start : start + self._slice]:
             if not subscription.ended:
-                subscription.take(batch)
+                sent += subscription.take(batch)
+        count(Verdict.SENT, sent)
         if start + self._slice >= len(readers):
             return True
         self._later(lambda: self._go_on(batch, readers, start + self._slice))

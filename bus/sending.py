@@ -35,26 +35,28 @@ def text_frame(payload: bytes) -> bytes:
 class Frame:
     """One or more text messages that go out together."""
 
-    __slots__ = ("_wire", "size", "texts")
+    __slots__ = ("size", "texts", "wire")
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = texts
         self.size = sum(map(len, texts))
-        self._wire: bytes | None = None
+        #: The messages as they travel; empty until `prepare`.
+        self.wire = b""
 
-    @property
-    def wire(self) -> bytes:
-        """The messages as they travel, made when first asked for."""
-        if self._wire is None:
-            self._wire = b"".join([text_frame(text) for text in self.texts])
-        return self._wire
+    def prepare(self) -> bytes:
+        """Make `wire`, once for all who get it, and return it."""
+        self.wire = b"".join([text_frame(text) for text in self.texts])
+        return self.wire
 
 
 class Outlet(Protocol):
     """The way to one socket."""
 
-    def write(self, frame: Frame) -> None:
-        """Send now, or as soon as the socket takes it. In order. Does nothing on a closed socket."""
+    def write(self, frame: Frame) -> int:
+        """Send now, or as soon as the socket takes it, in order; return the bytes that are pending then.
+
+        Does nothing on a closed socket.
+        """
 
     def pending_bytes(self) -> int:
         """How much the socket has not taken yet."""
@@ -69,13 +71,13 @@ class PreparedOutlet:
     __slots__ = ("_close", "_write", "pending_bytes")
 
     def __init__(self, extension: dict[str, Any]) -> None:
-        self._write: Callable[[bytes], None] = extension["send_prepared"]
+        self._write: Callable[[bytes], int] = extension["send_prepared"]
         self._close: Callable[[int, str], None] = extension["close"]
         self.pending_bytes: Callable[[], int] = extension["pending_bytes"]
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame) -> int:
         """Hand over the prepared frame."""
-        self._write(frame.wire)
+        return self._write(frame.wire or frame.prepare())
 
     async def close(self, code: int, reason: str) -> None:
         """Close with the reason, which plain Daphne would drop."""
@@ -95,7 +97,7 @@ class PlainOutlet:
         self._pending = 0
         self._task: asyncio.Task[None] | None = None
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame) -> int:
         """Send each message of the frame, or queue it behind one that waits."""
         for text in frame.texts:
             message = {"type": "websocket.send", "text": text.decode()}
@@ -104,6 +106,7 @@ class PlainOutlet:
             else:
                 self._waiting.append(message)
                 self._pending += len(text)
+        return self._pending
 
     def pending_bytes(self) -> int:
         """Bytes of the queued messages."""
@@ -167,6 +170,11 @@ class Verdict(Enum):
 _COUNTERS = {verdict: DELIVERIES.labels(verdict.value) for verdict in Verdict}
 
 
+def count(verdict: Verdict, deliveries: int = 1) -> None:
+    """Count what became of deliveries. All of a fan-out at once: a counter costs as much as a delivery."""
+    _COUNTERS[verdict].inc(deliveries)
+
+
 class SendQueue:
     """What is owed to one connection.
 
@@ -181,6 +189,7 @@ class SendQueue:
         "_kept_back",
         "_max_bytes",
         "_max_frames",
+        "_owes",
         "_stuck",
         "_taken",
         "_written",
@@ -192,6 +201,8 @@ class SendQueue:
         self.outlet = outlet
         self._max_bytes = max_bytes
         self._max_frames = max_frames
+        #: Whether the socket had not taken everything, or something was kept back, after the last write.
+        self._owes = False
         self._frames = 0
         self._kept_back: dict[tuple[str, str], Frame] = {}
         #: Bytes handed over, and how many of them the socket had taken when we last looked.
@@ -216,15 +227,12 @@ class SendQueue:
 
     def offer(self, frame: Frame, delivery: str) -> Verdict:
         """Send events, or say that they do not fit in. `latest` ones that do not are for `keep_back`."""
-        if self._has_room() and (not self._kept_back or self._send_kept_back()):
+        if not self._owes or self._makes_room():
             self._write(frame)
-            verdict = Verdict.SENT
-        elif delivery == "must":
-            verdict = Verdict.TOO_SLOW
-        else:
-            verdict = Verdict.DROPPED if delivery == "ephemeral" else Verdict.KEPT_BACK
-        _COUNTERS[verdict].inc()
-        return verdict
+            return Verdict.SENT
+        if delivery == "must":
+            return Verdict.TOO_SLOW
+        return Verdict.DROPPED if delivery == "ephemeral" else Verdict.KEPT_BACK
 
     def keep_back(self, topic: str, key: str, frame: Frame) -> bool:
         """Remember the newest frame of a key until there is room. False: there are too many keys."""
@@ -247,11 +255,14 @@ class SendQueue:
         self._taken = taken
         return self._stuck
 
-    def _has_room(self) -> bool:
+    def _makes_room(self) -> bool:
+        """Look again at what is owed; tell whether another frame fits in."""
         pending = self.outlet.pending_bytes()
         if not pending:
             self._frames = 0
-        return pending < self._max_bytes and self._frames < self._max_frames
+        if pending >= self._max_bytes or self._frames >= self._max_frames:
+            return False
+        return not self._kept_back or self._send_kept_back()
 
     def _send_kept_back(self) -> bool:
         """Send what was kept back once half of the queue is free. False: it is not."""
@@ -263,6 +274,10 @@ class SendQueue:
         return True
 
     def _write(self, frame: Frame) -> None:
-        self._frames += 1
         self._written += frame.size
-        self.outlet.write(frame)
+        if self.outlet.write(frame):
+            self._owes = True
+            self._frames += 1
+        else:
+            self._owes = bool(self._kept_back)
+            self._frames = 0

@@ -62,18 +62,21 @@ class BusProtocol(WebSocketProtocol):  # type: ignore[misc]
             "close": self.close_with_reason,
         }
 
-    def send_prepared(self, frame: bytes) -> None:
-        """Send complete server frames, in order with all that was sent before."""
+    def send_prepared(self, frame: bytes) -> int:
+        """Send whole server frames, in order with all sent before; return the bytes still pending."""
         if self.state != State.STATE_OPEN:
-            return
+            return 0
         transport = self.transport
         if isinstance(transport, tcp.Connection) and not (transport.dataBuffer or transport._tempDataBuffer):
-            sent = transport.writeSomeData(frame)
-            # An error leaves all of it to the transport, which meets the error again and deals with it.
-            if isinstance(sent, int) and sent >= len(frame):
-                return
-            frame = frame[sent:] if isinstance(sent, int) and sent > 0 else frame
+            try:
+                sent = transport.socket.send(frame)
+            except OSError:
+                sent = 0  # the transport meets the error again and deals with it
+            if sent == len(frame):
+                return 0
+            frame = frame[sent:]
         transport.write(frame)
+        return self.pending_bytes()
 
     def pending_bytes(self) -> int:
         """Return what the operating system has not taken yet."""

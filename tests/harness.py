@@ -263,9 +263,22 @@ class Site:
             cursor = connection.execute(marks, values)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def is_writable(self) -> bool:
+        """Whether nobody holds the one write lock of SQLite; PostgreSQL has none."""
+        if self.database_url.startswith("postgres"):
+            return True
+        import sqlite3
+
+        with _connect(self.database_url, timeout=0.2) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE").execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
 
 @contextmanager
-def _connect(url: str) -> Iterator[Any]:
+def _connect(url: str, *, timeout: float = 20.0) -> Iterator[Any]:
     """A connection that commits each statement by itself."""
     if url.startswith("postgres"):
         import psycopg
@@ -274,7 +287,7 @@ def _connect(url: str) -> Iterator[Any]:
     else:
         import sqlite3  # the sound one: xnai_site has put it in place
 
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=20, isolation_level=None)
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=timeout, isolation_level=None)
     try:
         yield connection
     finally:

@@ -1,8 +1,13 @@
 """Benchmarks of the bus beside other servers, in one run on one machine: `manage.py bus bench`.
 
-    figures   what is measured, and the rows it gives       servers   starts and ends the servers, ours and others
-    load      the clients, a process of their own           tongues   how the load speaks to each server
-    naive     a Channels application as tutorials show it   site      settings of the servers that Django runs
+    run, report   the figures one after the other, as tables and as JSON
+    inside        figures within one process: the write path, replay
+    figures       figures over sockets, and the list of all
+    processes     starts and ends the servers, ours and others
+    load          the clients, in a process of their own
+    tongues       how the load speaks to each server
+    naive, node/  a Channels application as tutorials show it; servers on npm's ws and socket.io
+    site          settings of the servers that Django runs
 
 Nothing here passes or fails by time; ratios within a run are what counts. The CPU time of a server is read
 from `/proc`, of its own process alone, so clients that share the machine do not count.

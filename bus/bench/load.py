@@ -62,13 +62,24 @@ class Client(asyncio.Protocol):
         speaks: the server's protocol.
         reads: it is a reader, else a publisher.
         counted: told how many more marks or answers have come.
+        failed: told, after the greeting, that the server refuses or has closed.
     """
 
-    def __init__(self, speaks: Tongue, *, reads: bool, counted: Callable[[Client, int], None]) -> None:
+    def __init__(
+        self,
+        speaks: Tongue,
+        *,
+        reads: bool,
+        counted: Callable[[Client, int], None],
+        failed: Callable[[str], None],
+    ) -> None:
         self._tongue = speaks
         self._reads = reads
         self._counted = counted
+        self._failed = failed
         self._marker = MARK if reads else speaks.acked
+        self._greeting = iter(speaks.hello(reads=reads))
+        self._awaited = b""
         self._take = self._take_handshake
         self._rest = b""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,6 +103,8 @@ class Client(asyncio.Protocol):
         """Say so to who waits."""
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(f"closed early: {self._rest[-300:]!r}"))
+        else:
+            self._failed("a connection was closed by the server")
 
     def _take_handshake(self, data: bytes) -> None:
         head, end, self._rest = data.partition(b"\r\n\r\n")
@@ -101,13 +114,20 @@ class Client(asyncio.Protocol):
             self.ready.set_exception(ConnectionError(head.decode(errors="replace")))
         else:
             self._take = self._take_greeting
-            for message in self._tongue.hello(reads=self._reads):
-                self._transport.write(frame(message, binary=self._tongue.binary))
+            self._greet()
 
     def _take_greeting(self, data: bytes) -> None:
         self._rest = data
-        if self._tongue.ready(reads=self._reads) in data:
+        if self._awaited in data:
             self._rest = b""
+            self._greet()
+
+    def _greet(self) -> None:
+        """Say the next word of the greeting; after the last one count."""
+        message, self._awaited = next(self._greeting, (b"", b""))
+        if message:
+            self._transport.write(frame(message, binary=self._tongue.binary))
+        else:
             self._take = self._take_marks
             self.ready.set_result(None)
 
@@ -115,7 +135,7 @@ class Client(asyncio.Protocol):
         count = data.count(self._marker)
         self._rest = data[1 - len(self._marker) :]
         if not self._reads and b'"error"' in data:
-            raise RuntimeError(f"a publish was refused: {data[:300]!r}")
+            self._failed(f"a publish was refused: {data[:300]!r}")
         if count:
             self.answered += count
             self._counted(self, count)
@@ -141,7 +161,8 @@ class Load:
     delivered: int = 0
     latencies: list[float] = field(default_factory=list)
     until: float = 0.0
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Done when everything has arrived, or something has failed.
+    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def connect(self) -> float:
         """Connect all and return the seconds that the readers took."""
@@ -160,10 +181,17 @@ class Load:
             speaks = tongue(self.spec.kind, self.spec.options)
             counted = self._delivered if reads else self._answered
             _, client = await asyncio.get_running_loop().create_connection(
-                lambda: Client(speaks, reads=reads, counted=counted), "127.0.0.1", self.spec.port
+                lambda: Client(speaks, reads=reads, counted=counted, failed=self.fail),
+                "127.0.0.1",
+                self.spec.port,
             )
             await client.ready
             return client
+
+    def fail(self, why: str) -> None:
+        """End the run with an error."""
+        if not self.over.done():
+            self.over.set_exception(ConnectionError(why))
 
     def _delivered(self, _: Client, count: int) -> None:
         self.delivered += count
@@ -196,8 +224,8 @@ class Load:
             client.publish(room, joined=self.spec.joined)
 
     def _check_over(self) -> None:
-        if time.perf_counter() >= self.until and self._is_complete():
-            self.over.set()
+        if time.perf_counter() >= self.until and self._is_complete() and not self.over.done():
+            self.over.set_result(None)
 
     def _is_complete(self) -> bool:
         sent = sum(client.sent for client in self.publishers)
@@ -211,7 +239,7 @@ class Load:
         for client in self.publishers:
             self._pump(client, started)
         async with asyncio.timeout(self.spec.seconds + PATIENCE):
-            await self.over.wait()
+            await self.over
         took = time.perf_counter() - started
         ordered = sorted(self.latencies)
         return {

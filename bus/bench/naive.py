@@ -80,7 +80,7 @@ def _store(name: str, event: dict[str, Any]) -> None:
 
 
 _routes: Any = [
-    path("live", Naive.as_asgi()),  # type: ignore[arg-type]
-    path("stored/<str:topic>", NaiveStored.as_asgi()),  # type: ignore[arg-type]
+    path("live", Naive.as_asgi()),
+    path("stored/<str:topic>", NaiveStored.as_asgi()),
 ]
 application = ProtocolTypeRouter({"websocket": URLRouter(_routes)})

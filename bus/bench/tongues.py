@@ -1,14 +1,15 @@
 """How the load speaks to each server: its address, its greeting, one publish, and what an answer looks like.
 
-Every server gets the same event. Readers count `MARK` in what arrives and publishers count the `acked` text in
-their answers, so the load does no work that grows with the protocol, and frames may be joined as they like.
-All travel over WebSockets.
+Every server gets the same event, over WebSockets. Readers count `MARK` in what arrives and publishers count
+the `acked` text in their answers, so the load does no work that grows with the protocol, and frames may be
+joined as servers like.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from typing import Protocol
 
 #: In every event once, and nowhere else.
@@ -30,11 +31,8 @@ class Tongue(Protocol):
     #: Whether several publishes may be joined in one frame, and by what.
     joiner: bytes | None
 
-    def hello(self, *, reads: bool) -> list[bytes]:
-        """Return the messages that come first."""
-
-    def ready(self, *, reads: bool) -> bytes:
-        """Return what has arrived when the greeting was answered."""
+    def hello(self, *, reads: bool) -> list[tuple[bytes, bytes]]:
+        """Return the messages that come first, each with what has to arrive before the next step."""
 
     def publish(self, number: int) -> bytes:
         """Return one publish; `number` differs from all others of the connection."""
@@ -51,15 +49,13 @@ class Bus:
     acked: bytes = b'"publish":{}'
     joiner: bytes | None = b"\n"
 
-    def hello(self, *, reads: bool) -> list[bytes]:
+    def hello(self, *, reads: bool) -> list[tuple[bytes, bytes]]:
         """Connect, and subscribe in the same frame as the SDKs do."""
         connect = json.dumps({"id": 1, "connect": {"token": self.token}})
         subscribe = json.dumps({"id": 2, "subscribe": {"channel": self.topic}})
-        return ["\n".join([connect, subscribe] if reads else [connect]).encode()]
-
-    def ready(self, *, reads: bool) -> bytes:
-        """The last command was answered."""
-        return b'"id":2,"subscribe"' if reads else b'"id":1,"connect"'
+        if reads:
+            return [(f"{connect}\n{subscribe}".encode(), b'"id":2,"subscribe"')]
+        return [(connect.encode(), b'"id":1,"connect"')]
 
     def publish(self, number: int) -> bytes:
         """The publish command."""
@@ -68,20 +64,16 @@ class Bus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plain:
-    """The naive Channels application and the server on `ws`: the event comes as it is, the answer is a word."""
+    """The naive Channels application and the server on `ws`: the event as it is, the answer is a word."""
 
     path: str
     binary: bool = False
     acked: bytes = b"acknowledged"
     joiner: bytes | None = None
 
-    def hello(self, *, reads: bool) -> list[bytes]:
+    def hello(self, *, reads: bool) -> list[tuple[bytes, bytes]]:
         """Say what this connection is for."""
-        return [b"reader" if reads else b"publisher"]
-
-    def ready(self, *, reads: bool) -> bytes:
-        """The greeting was answered."""
-        return b"welcome"
+        return [(b"reader" if reads else b"publisher", b"welcome")]
 
     def publish(self, number: int) -> bytes:
         """The event alone."""
@@ -97,13 +89,9 @@ class SocketIo:
     acked: bytes = b"acknowledged"
     joiner: bytes | None = None
 
-    def hello(self, *, reads: bool) -> list[bytes]:
+    def hello(self, *, reads: bool) -> list[tuple[bytes, bytes]]:
         """Connect to the namespace and, to read, join the room."""
-        return [b"40", b'420["join"]' if reads else b'420["hello"]']
-
-    def ready(self, *, reads: bool) -> bytes:
-        """The greeting was answered."""
-        return b"welcome"
+        return [(b"40", b"40{"), (b'420["join"]' if reads else b'420["hello"]', b"welcome")]
 
     def publish(self, number: int) -> bytes:
         """An emit that asks for an acknowledgement."""
@@ -116,6 +104,8 @@ class Nats:
 
     topic: str
     stored: bool
+    #: Where JetStream answers this connection.
+    inbox: str = field(default_factory=lambda: f"answers.{secrets.token_hex(6)}")
     path: str = "/"
     binary: bool = True
     joiner: bytes | None = b""
@@ -125,7 +115,7 @@ class Nats:
         """What a publisher counts."""
         return b'"seq":' if self.stored else b"+OK"
 
-    def hello(self, *, reads: bool) -> list[bytes]:
+    def hello(self, *, reads: bool) -> list[tuple[bytes, bytes]]:
         """Connect; a reader subscribes, a publisher to JetStream makes the stream and hears its answers."""
         quiet = "false" if reads or self.stored else "true"
         said = [f'CONNECT {{"verbose":{quiet},"pedantic":false,"protocol":1}}']
@@ -133,18 +123,18 @@ class Nats:
             said += [f"SUB {self.topic} 1", "PING"]
         elif self.stored:
             stream = json.dumps({"name": "BENCH", "subjects": [self.topic], "storage": "file"})
-            said += ["SUB answers 1", f"PUB $JS.API.STREAM.CREATE.BENCH answers {len(stream)}\r\n{stream}"]
+            said += [
+                f"SUB {self.inbox} 1",
+                f"PUB $JS.API.STREAM.CREATE.BENCH {self.inbox} {len(stream)}\r\n{stream}",
+            ]
         else:
             said.append("PING")
-        return ["".join(f"{line}\r\n" for line in said).encode()]
-
-    def ready(self, *, reads: bool) -> bytes:
-        """The last line was answered."""
-        return b'"config"' if self.stored and not reads else b"PONG\r\n"
+        answered = b'"config"' if self.stored and not reads else b"PONG\r\n"
+        return [("".join(f"{line}\r\n" for line in said).encode(), answered)]
 
     def publish(self, number: int) -> bytes:
         """PUB, with where to answer if it is stored."""
-        answer = b"answers " if self.stored else b""
+        answer = f"{self.inbox} ".encode() if self.stored else b""
         return b"PUB %b %b%d\r\n%b\r\n" % (self.topic.encode(), answer, len(_EVENT), _EVENT)
 
 
@@ -153,5 +143,5 @@ _KINDS = {"bus": Bus, "plain": Plain, "socket.io": SocketIo, "nats": Nats}
 
 def tongue(kind: str, options: dict[str, str | bool]) -> Tongue:
     """Return a protocol by name, with the options of its class."""
-    made: Tongue = _KINDS[kind](**options)  # type: ignore[arg-type]
+    made: Tongue = _KINDS[kind](**options)
     return made

@@ -40,12 +40,10 @@ _UPDATE_TOPIC = (
 # The LEFT JOIN gives one row with the topic's state even if there are no events: one statement, one moment.
 _READ = (
     'SELECT t.epoch, t.first_offset, t.last_offset, e."offset", e.event_type, e.payload, e.tags, e.info, '
-    'e."key", e.publisher, e.created_at FROM bus_topic t LEFT JOIN bus_event e ON e.topic_id = t.id '
+    'e."key", e.publisher, {created_at} FROM bus_topic t LEFT JOIN bus_event e ON e.topic_id = t.id '
     "AND (%s = '' OR t.epoch = %s) AND e.\"offset\" {compare} %s WHERE t.name = %s "
     'ORDER BY e."offset" {order} LIMIT %s'
 )
-_READ_FORWARD = _READ.format(compare=">", order="ASC")
-_READ_BACKWARD = _READ.format(compare="<", order="DESC")
 #: Above every offset.
 _TOP = 2**62
 #: Names in one statement: SQLite allows 32,766 parameters.
@@ -101,9 +99,9 @@ class DatabaseEventLog:
         epoch = since.epoch if since else ""
         bound = since.offset if since else (_TOP if reverse else 0)
         with self._cursor() as (cursor, dialect):
-            cursor.execute(
-                _READ_BACKWARD if reverse else _READ_FORWARD, [epoch, epoch, bound, topic, max(limit, 1)]
-            )
+            compare, order = ("<", "DESC") if reverse else (">", "ASC")
+            statement = _READ.format(compare=compare, order=order, created_at=dialect.created_at)
+            cursor.execute(statement, [epoch, epoch, bound, topic, max(limit, 1)])
             rows = cursor.fetchall()
         if not rows:
             return Page(epoch="", first_offset=0, last_offset=0, events=[])

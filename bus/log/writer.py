@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -21,6 +22,7 @@ from typing import TypeAlias
 from django.db import close_old_connections, connections
 
 from bus.log import Appended, EventLog, NewEvent, StoredEvent
+from bus.metrics import LOG_BATCH, LOG_COMMIT
 from bus.protocol.errors import BusError, InternalError, LogUnavailable, TooManyRequests
 
 logger = logging.getLogger(__name__)
@@ -152,7 +154,11 @@ class LogWriter:
             return [self._owed.popleft() for _ in range(min(self._batch, len(self._owed)))]
 
     def _commit(self, taken: list[Owed]) -> None:
-        self._answer(taken, self._append([event for event, _, _ in taken]))
+        began = time.perf_counter()
+        results = self._append([event for event, _, _ in taken])
+        LOG_COMMIT.observe(time.perf_counter() - began)
+        LOG_BATCH.observe(len(taken))
+        self._answer(taken, results)
 
     def _append(self, events: list[NewEvent]) -> list[Result]:
         try:
@@ -180,7 +186,9 @@ class LogWriter:
                 stored = []
         self._tell(stored)
 
-    def _into(self, loop: Loop | None, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]) -> bool:
+    def _into(
+        self, loop: Loop | None, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]
+    ) -> bool:
         """Resolve in the loop, and tell there too. False if the loop is closed: then nobody waits in it."""
         try:
             if loop is not None:

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.clients import RawClient, StockClient
 from tests.e2e.publisher import Publisher
-from tests.harness import Site
+from tests.harness import Site, Web
 from tests.proxy import TcpProxy
 from tests.servers import wait_until
 
@@ -127,7 +127,7 @@ def test_a_server_that_was_frozen_gives_up_the_agents_it_lost(site: Site) -> Non
     frozen, healthy = site.web
     with RawClient(frozen.socket) as former, StockClient("python") as owner:
         former.call("connect", token=site.token("thawed", "publish"), data={"agent_id": "thawed"})
-        frozen.signal(signal.SIGSTOP)
+        freeze_between_writes(site, frozen)
         try:
             owner.connect(healthy.socket, site.token("thawed", "publish"), agent_id="thawed")
         finally:
@@ -138,6 +138,19 @@ def test_a_server_that_was_frozen_gives_up_the_agents_it_lost(site: Site) -> Non
         assert end.value.rcvd.code == 4501
         assert owner.do("rpc", method="bus.whoami", data={})["agent_id"] == "thawed"
         assert not owner.seen("disconnected")
+
+
+def freeze_between_writes(site: Site, web: Web) -> None:
+    """Freeze a server; not while it holds SQLite's one write lock, for then the whole site stands still."""
+
+    def is_frozen() -> bool:
+        web.signal(signal.SIGSTOP)
+        if not site.is_writable():
+            web.signal(signal.SIGCONT)
+            return False
+        return True
+
+    wait_until(is_frozen, what="a moment without a write")
 
 
 def insist(client: RawClient, *, until: float) -> None:

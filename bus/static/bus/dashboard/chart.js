@@ -34,7 +34,7 @@ function options(element) {
       y: { range: (plot, low, high) => [0, Math.max(4, Math.ceil((high ?? 0) * 1.15))] },
     },
     axes: [
-      { ...base, grid: { show: false }, space: 80, incrs: [30, 60, 120, 300], values: clock },
+      { ...base, grid: { show: false }, size: 32, space: 80, incrs: [30, 60, 120, 300], values: clock },
       { ...base, grid, size: 36, space: 40, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
     ],
     series: [

@@ -1,0 +1,155 @@
+"""The console in a real browser: every page at every width, in both schemes, and stories of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.browser import SIZES, Browser, site_with_people
+from tests.e2e.clients import StockClient
+from tests.harness import Site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(240)]
+
+_URLS = """
+from django.contrib import admin
+from django.urls import reverse
+from cleanup.models import CleanupItem, CleanupRun, RetentionPolicy
+for model in admin.site._registry:
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    print(reverse(f"{name}_changelist"))
+    row = model._default_manager.first()
+    if row is not None:
+        print(reverse(f"{name}_change", args=[row.pk]))
+for name in ("retentionpolicy", "stagingarea", "hold"):
+    print(reverse(f"admin:cleanup_{name}_add"))
+print(reverse("admin:bus_apikey_add"))
+print(reverse("admin:cleanup_retentionpolicy_preview", args=[RetentionPolicy.objects.first().pk]))
+run = CleanupRun.objects.first()
+print(reverse("admin:cleanup_cleanuprun_do", args=["approve"]) + f"?ids={run.pk}")
+ids = ",".join(str(item.pk) for item in CleanupItem.objects.all())
+print(reverse("admin:cleanup_cleanupitem_do", args=["purge_now"]) + f"?ids={ids}")
+print(reverse("admin:index"))
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with site_with_people() as site:
+        site.python(
+            "from pathlib import Path\n"
+            "from tests.integration.console_rows import everything\n"
+            f"everything(Path({str(site.folder)!r}))\n"
+        )
+        yield site
+
+
+@pytest.fixture(scope="module")
+def window(site: Site) -> Iterator[Browser]:
+    browser = Browser(site)
+    browser.log_in("root")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(site: Site) -> list[str]:
+    found = site.python(_URLS).splitlines()
+    assert len(found) > 35
+    return found
+
+
+@pytest.mark.parametrize(("size", "scheme"), list(zip(SIZES, ("light", "light", "dark"), strict=True)))
+def test_no_page_overflows_or_complains(window: Browser, pages: list[str], size, scheme: str):
+    try:
+        window.prefer(color_scheme=scheme)
+        window.resize(*size)
+        window.complaints()
+        for path in pages:
+            window.open(path)
+            assert window.overflow() == [], path
+            assert window.complaints() == [], path
+            assert window.driver.execute_script("return document.querySelectorAll('h1').length") >= 1, path
+    finally:
+        window.prefer(color_scheme="light")
+        window.resize(*SIZES[0])
+
+
+def test_dark_is_dark(window: Browser):
+    try:
+        window.prefer(color_scheme="dark")
+        window.open("/admin/")
+        ground = "return getComputedStyle(document.querySelector('#main')).backgroundColor"
+        lightness = "oklch" in (shown := window.driver.execute_script(ground)) and float(
+            shown.removeprefix("oklch(").split()[0].rstrip("%")
+        )
+        assert lightness < 0.3, shown
+        figure = "return getComputedStyle(document.querySelector('.x-figure')).backgroundColor"
+        assert window.driver.execute_script(figure) == shown
+    finally:
+        window.prefer(color_scheme="light")
+
+
+def test_an_operator_disconnects_an_agent_and_it_stays_away(site: Site, window: Browser):
+    with StockClient("python") as agent:
+        agent.connect(site.web[0].socket, site.token("rogue"), agent_id="rogue")
+        window.open("/admin/bus/activeconnection/?q=rogue")
+        window.one("#result_list tbody tr")
+        window.click("#result_list tbody input.action-select")
+        window.driver.execute_script(
+            "const choice = document.querySelector('select[name=action]');"
+            "choice.value = 'disconnect'; choice.dispatchEvent(new Event('input', {bubbles: true}));"
+            "choice.dispatchEvent(new Event('change', {bubbles: true}));"
+        )
+        window.click("#changelist-actions button[type=submit]")
+        assert "Disconnect: 1 active connection?" in window.text(".x-ask h2")
+        window.one("[name=reason]").send_keys("talks too much")
+        assert agent.seen("disconnected") == [], "asking does nothing yet"
+        window.click(".x-ask button[type=submit]")
+        window.until(lambda: "Told to close: rogue" in window.text("body"), what="the answer")
+        gone = agent.wait("disconnected")
+        assert gone["code"] == 3503
+        assert "talks too much" in gone["reason"]
+        window.until(lambda: not _is_listed(window, "rogue"), what="the row to go")
+        assert len(agent.seen("connected")) == 1
+
+
+def _is_listed(window: Browser, agent: str) -> bool:
+    window.open(f"/admin/bus/activeconnection/?q={agent}")
+    return bool(window.all("#result_list tbody tr"))
+
+
+def test_a_plan_above_its_brake_is_approved_by_typing_the_number(site: Site, window: Browser):
+    window.open("/admin/cleanup/cleanuprun/?state__exact=awaiting_approval")
+    window.click("#result_list tbody th a, #result_list tbody td a")
+    window.click(".x-bar a")
+    assert "3\u00a0files" in window.text(".x-ask h2")
+    number = window.one("[name=number]")
+    number.send_keys("4")
+    window.click(".x-ask button[type=submit]")
+    window.until(lambda: "the plan has 3 files, not 4" in window.text(".x-error"), what="the refusal")
+    number = window.one("[name=number]")
+    number.clear()
+    number.send_keys("3")
+    window.click(".x-ask button[type=submit]")
+    window.until(lambda: "Approved. A worker takes it up now." in window.text("body"), what="the answer")
+    assert site.sql("SELECT count(*) FROM cleanup_cleanuprun WHERE state = 'approved'") == [(1,)]
+
+
+def test_a_viewer_finds_no_button_that_changes(site: Site):
+    browser = Browser(site)
+    try:
+        browser.log_in("viewer")
+        for path in (
+            "/admin/cleanup/cleanuprun/",
+            "/admin/cleanup/cleanupitem/",
+            "/admin/bus/activeconnection/",
+        ):
+            browser.open(path)
+            assert not browser.all(".x-button"), path
+            assert not browser.all("input.action-select"), path
+        assert "Users" not in browser.text("#nav-sidebar")
+        assert browser.complaints() == []
+    finally:
+        browser.close()
