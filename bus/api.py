@@ -142,7 +142,7 @@ async def by_session(request: HttpRequest) -> Identity | None:
     """Return who is logged in, if it is staff. For reading only: any page can make a browser write."""
     user = await request.auser()
     if user.is_active and user.is_staff:
-        return Identity(kind="user", user_id=str(user.pk), is_staff=True)
+        return Identity(kind="user", user_id=str(user.pk), is_staff=True, may_publish=False)
     return None
 
 
@@ -178,7 +178,10 @@ def _on_refused(request: HttpRequest, error: BusError) -> HttpResponse:
 
 
 def _error(error: BusError) -> dict[str, Any]:
-    return {"error": {"code": int(error.code), "message": error.message}}
+    body: dict[str, Any] = {"code": int(error.code), "message": error.message}
+    if error.retryable:
+        body["temporary"] = True
+    return {"error": body}
 
 
 @api.post(

@@ -48,7 +48,7 @@ from bus.protocol.frames import (
     SubRefreshResult,
     SubscribeResult,
 )
-from bus.protocol.positions import Position
+from bus.protocol.positions import BEGINNING, Position
 from bus.protocol.session import Session, SessionLimits
 from bus.remote import METHODS, Caller
 from bus.replay import Replay
@@ -246,7 +246,8 @@ class ClientSocket(Socket):
         if given is not None and given.recover:
             return _position(given.epoch, given.offset)
         if topic == f"agent:{self.identity.agent_id}" and not conf().volatile:
-            return await in_thread(position, self.name, topic)
+            # An inbox that nobody has written to is read from its beginning: its first event may come now.
+            return await in_thread(position, self.name, topic) or BEGINNING
         return None
 
     async def _refresh(self, action: session.Refresh) -> None:

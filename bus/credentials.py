@@ -102,6 +102,11 @@ def _user_of(key: str) -> Proof:
     if not user.is_authenticated or not user.is_active:
         raise Unauthorized("the session is over")
     return Proof(
-        identity=Identity(kind="user", user_id=str(user.pk), is_staff=bool(getattr(user, "is_staff", False))),
+        identity=Identity(
+            kind="user",
+            user_id=str(user.pk),
+            is_staff=bool(getattr(user, "is_staff", False)),
+            may_publish=user.has_perm("bus.publish_topic"),
+        ),
         expires_at=max(store.get_expiry_date(), timezone.now()),
     )

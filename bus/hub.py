@@ -143,7 +143,9 @@ class Hub:
         found = await self._replay.recover(feed.topic, since)
         position, top = found.position, found.top
         if not position.epoch:
-            position, top = await self._open(feed.topic)
+            opened, top = await self._open(feed.topic)
+            # Who recovers from the beginning also gets what was stored since the log was read.
+            position = Position(epoch=opened.epoch, offset=0) if found.recovered else opened
         feed.locate(position.epoch, top)
         if self._early.pop(feed.topic, 0) > feed.last:
             self.spawn(self._compare([feed]))

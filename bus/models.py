@@ -31,6 +31,7 @@ class Topic(models.Model):
 
     class Meta:
         ordering: ClassVar = ["name"]
+        permissions: ClassVar = [("publish_topic", "Can publish events over the bus")]
 
     def __str__(self) -> str:
         return self.name

@@ -34,6 +34,8 @@ class Identity:
     #: The agent this is, whose inbox is `agent:<agent_id>`; empty for people.
     agent_id: str = ""
     is_staff: bool = False
+    #: Whether the role of a person lets it publish where staff may: a viewer only reads.
+    may_publish: bool = True
     #: Such as `publish:agent`; taken literally.
     scopes: frozenset[str] = frozenset()
     #: If there are any, no topic outside of them is reachable, whatever the rules grant.
@@ -104,6 +106,8 @@ def _granted(identity: Identity, verb: Verb, topic: str, rule: TopicOptions) -> 
         return False
     if identity.is_staff and verb != "publish":
         return True
+    if identity.is_staff and not identity.may_publish:
+        return False
     return any(_holds(identity, grant, topic) for grant in _grants(rule, verb))
 
 

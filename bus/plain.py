@@ -35,7 +35,7 @@ from bus.protocol.errors import (
     UnsubscribeCode,
 )
 from bus.protocol.limits import strict_json
-from bus.protocol.positions import Position
+from bus.protocol.positions import BEGINNING, Position
 from bus.protocol.topics import check_topic, is_topic
 from bus.remote import Caller
 from bus.sockets import Socket, as_bus_error
@@ -163,7 +163,7 @@ class AgentSocket(PlainSocket):
         check(self.identity, "subscribe", self.topic)
         start = await _start(self.topic, since)
         if start is None and not conf().volatile:
-            start = await in_thread(position, self.name, self.topic)
+            start = await in_thread(position, self.name, self.topic) or BEGINNING
         await self.follow(self.topic, start)
         for topic in self.own_topics():
             if topic not in self._subscribed:

@@ -44,6 +44,7 @@ class Progress:
         unit: what is counted, such as `files`.
         interval: no two progress events are closer than this.
         clock: steady seconds.
+        sleep: waits for as many.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Progress:
         unit: str = "",
         interval: timedelta = INTERVAL,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.task_id = task_id
         self.topic = f"task:{task_id}"
         self._interval = interval.total_seconds()
         self._clock = clock
+        self._sleep = sleep
         self._told_at = float("-inf")
         self._state: dict[str, Any] = {"step": "", "done": 0, "total": None, "unit": unit, "message": ""}
 
@@ -76,10 +79,15 @@ class Progress:
     ) -> bool:
         """Say how far it is; return whether it was told, for what comes too soon after the last is not.
 
-        Fields that are not given stay as they were.
+        Fields that are not given stay as they were. A new step is always told, if need be after the rest of
+        the interval (0.1 s): it may last, and who watches would see the former one all the while.
         """
-        self._note(done=done, total=total, step=step, message=message, unit=unit)
-        return self._is_due() and _tell(lambda: publish(self.topic, "task.progress", **self._progress()))
+        is_new_step = self._note(done=done, total=total, step=step, message=message, unit=unit)
+        if is_new_step:
+            self._sleep(self._wait())
+        return self._is_due(is_new_step) and _tell(
+            lambda: publish(self.topic, "task.progress", **self._progress())
+        )
 
     def finish(self, status: str = "completed", message: str | None = None) -> None:
         """Publish the final event; the topic takes no more after it."""
@@ -100,8 +108,10 @@ class Progress:
         unit: str | None = None,
     ) -> bool:
         """Like `update`, from a coroutine."""
-        self._note(done=done, total=total, step=step, message=message, unit=unit)
-        return self._is_due() and await _atell(
+        is_new_step = self._note(done=done, total=total, step=step, message=message, unit=unit)
+        if is_new_step:
+            await asyncio.sleep(self._wait())
+        return self._is_due(is_new_step) and await _atell(
             lambda: apublish(self.topic, "task.progress", **self._progress())
         )
 
@@ -135,8 +145,14 @@ class Progress:
         await asyncio.shield(self.afinish(*_ending(error)))
         return isinstance(error, Cancelled)
 
-    def _note(self, **fields: Any) -> None:
+    def _note(self, **fields: Any) -> bool:
+        """Take the fields that were given; return whether they begin a new step."""
+        former = self._state["step"]
         self._state.update({name: value for name, value in fields.items() if value is not None})
+        return bool(self._state["step"] != former)
+
+    def _wait(self) -> float:
+        return max(0.0, self._told_at + self._interval - self._clock())
 
     def _said(self, status: str) -> dict[str, Any]:
         return {"status": status, **self._state}
@@ -144,9 +160,9 @@ class Progress:
     def _progress(self) -> dict[str, Any]:
         return {"data": self._said("running"), "run_id": self.task_id, "tags": {"key": KEY}}
 
-    def _is_due(self) -> bool:
+    def _is_due(self, is_new_step: bool) -> bool:
         now = self._clock()
-        if now - self._told_at < self._interval:
+        if now - self._told_at < self._interval and not is_new_step:
             return False
         self._told_at = now
         return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bus.log import EventLog, Page, StoredEvent
 from bus.log.threads import in_thread
 from bus.protocol.errors import UnrecoverablePosition
-from bus.protocol.positions import Position, is_contiguous, is_reachable
+from bus.protocol.positions import BEGINNING, Position, is_contiguous, is_reachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Replay:
 
 def _is_served(since: Position, page: Page) -> bool:
     if not page.epoch:
-        return since == Position(epoch="", offset=0)
+        return since == BEGINNING
     return is_reachable(since, epoch=page.epoch, first_offset=page.first_offset, last_offset=page.last_offset)
 
 

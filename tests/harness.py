@@ -9,7 +9,6 @@ PostgreSQL server with `TEST_DATABASE=postgresql`.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
@@ -31,20 +30,14 @@ import jwt
 import pytest
 
 from tests import services
-from tests.servers import Valkey, free_port, wait_until
+from tests.servers import Valkey, die_with_parent, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Long enough for Django to start on a busy machine with two cores.
 START_TIMEOUT = 60.0
-PR_SET_PDEATHSIG = 1
 
 #: Sites that are up, for the logs of a failed test.
 running: list[Site] = []
-
-
-def _end_with_parent() -> None:
-    """Run in the child: the kernel kills it when the test run is gone."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Program:
@@ -77,7 +70,7 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def said(self, text: str, *, since: int = 0) -> bool:

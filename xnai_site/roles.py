@@ -22,8 +22,8 @@ ROLES = (VIEWER, OPERATOR, ADMIN)
 
 #: Apps whose rows a viewer may look at. People and groups are for admins.
 _SEEN = ("bus", "cleanup", "django_celery_beat")
-#: Rows that an operator makes by a form.
-_OPERATOR_ADDS = (("cleanup", "add_hold"),)
+#: What an operator may besides the changes: rows made by a form, and events published.
+_OPERATOR_MAY = (("cleanup", "add_hold"), ("bus", "publish_topic"))
 #: Rows that an admin makes and changes by forms. The rest is written by the system alone.
 _ADMIN_WRITES = {
     "bus": ("add_apikey",),
@@ -51,7 +51,7 @@ def ensure_roles() -> dict[str, Group]:
     granted[VIEWER] += Permission.objects.filter(
         content_type__app_label__in=_SEEN, codename__startswith="view_"
     )
-    for app, codename in _OPERATOR_ADDS:
+    for app, codename in _OPERATOR_MAY:
         granted[OPERATOR].append(Permission.objects.get(content_type__app_label=app, codename=codename))
     for app, prefixes in _ADMIN_WRITES.items():
         found = Permission.objects.filter(content_type__app_label=app)

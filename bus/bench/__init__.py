@@ -7,7 +7,7 @@
     load          the clients, in a process of their own
     tongues       how the load speaks to each server
     naive, node/  a Channels application as tutorials show it; servers on npm's ws and socket.io
-    site          settings of the servers that Django runs
+    serve         runs a server on the site's settings, with room for the load
 
 Nothing here passes or fails by time; ratios within a run are what counts. The CPU time of a server is read
 from `/proc`, of its own process alone, so clients that share the machine do not count.

@@ -19,6 +19,8 @@ from typing import Any
 
 from django.conf import settings
 
+from bus.conf import conf
+
 HERE = Path(__file__).resolve().parent
 #: Seconds until a server must listen.
 START = 60.0
@@ -91,18 +93,20 @@ def clients(**spec: Any) -> Iterator[Clients]:
 
 
 @contextmanager
-def serving(command: list[str], port: int, **environment: str) -> Iterator[Server]:
-    """Run a server until the block ends; wait until it listens."""
+def serving(command: list[str], port: int, told: str = "") -> Iterator[Server]:
+    """Run a server until the block ends; wait until it listens. `told` is its standard input."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
             cwd=settings.BASE_DIR,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
         )
         try:
+            assert process.stdin is not None  # noqa: S101  (it was asked for)
+            process.stdin.write(told.encode())
+            process.stdin.close()
             _wait_until_it_listens(process, port, log)
             yield Server(port=port, pid=process.pid)
         finally:
@@ -143,8 +147,7 @@ def bus() -> Iterator[Server]:
     """Run the site's own server on the configured database."""
     module, _, name = str(settings.ASGI_APPLICATION).rpartition(".")
     port = free_port()
-    command = [sys.executable, "-m", "bus.transport", "-b", "127.0.0.1", "-p", str(port), f"{module}:{name}"]
-    with serving(command, port, **_django()) as server:
+    with _on_django(port, "bus.transport", "-b", "127.0.0.1", "-p", str(port), f"{module}:{name}") as server:
         yield server
 
 
@@ -153,20 +156,23 @@ def naive() -> Iterator[Server]:
     """Run the naive application on plain Daphne."""
     port = free_port()
     listen = f"tcp:{port}:interface=127.0.0.1:backlog=2048"
-    command = [sys.executable, "-m", "daphne", "-v", "0", "-e", listen, "bus.bench.naive:application"]
-    with serving(command, port, **_django()) as server:
+    with _on_django(port, "daphne", "-v", "0", "-e", listen, "bus.bench.naive:application") as server:
         yield server
 
 
-def _django() -> dict[str, str]:
-    """Return the environment of a server on this process's settings, secrets and database."""
-    return {
-        "BENCH_SETTINGS": os.environ["DJANGO_SETTINGS_MODULE"],
-        "DJANGO_SETTINGS_MODULE": "bus.bench.site",
-        "SECRET_KEY": settings.SECRET_KEY,
-        "LOG_LEVEL": "WARNING",
-        **({} if layer_is_there() else {"BENCH_MEMORY_LAYER": "1"}),
+@contextmanager
+def _on_django(port: int, program: str, *arguments: str) -> Iterator[Server]:
+    """Run a Python module as a server on this process's settings, secret and database."""
+    told = {
+        "settings": settings.SETTINGS_MODULE,
+        "secret": conf().token_secret,
+        "has_layer": layer_is_there(),
+        "program": program,
+        "arguments": arguments,
     }
+    command = [sys.executable, "-m", "bus.bench.serve"]
+    with serving(command, port, json.dumps(told) + "\n") as server:
+        yield server
 
 
 def layer_is_there() -> bool:
@@ -211,7 +217,7 @@ def node(script: str, package: str, modules: Path) -> Iterator[Server]:
     if not (modules / package).is_dir():
         raise NotInstalled(f"not installed: npm install {package}, then --node-modules")
     port = free_port()
-    with serving([program, str(HERE / "node" / script), str(port)], port, NODE_PATH=str(modules)) as server:
+    with serving([program, str(HERE / "node" / script), str(port), str(modules)], port) as server:
         yield server
 
 

@@ -31,6 +31,10 @@ class Position:
         return self.epoch in ("", epoch)
 
 
+#: Before the first event of whichever life the topic has, or will have.
+BEGINNING = Position(epoch="", offset=0)
+
+
 class HasOffset(Protocol):
     """Anything that stands at one place of a topic."""
 

@@ -14,7 +14,9 @@ from django.core.management import CommandError, call_command
 from bus.bench.figures import FIGURES
 from bus.bench.load import Client, Load, Spec, frame
 from bus.bench.report import Figure
+from bus.bench.serve import raised
 from bus.bench.tongues import MARK, tongue
+from bus.conf import BusSettings
 from tests.harness import Site
 
 PLAIN = {"path": "/"}
@@ -161,3 +163,19 @@ def test_a_run_measures_real_servers_and_leaves_the_log_as_it_was(site, tmp_path
         assert min(values[what].values()) > 0
     assert site.sql("SELECT name FROM bus_topic WHERE name LIKE 'bench%'") == []
     assert site.sql("SELECT count(*) FROM bus_event") == [(0,)]
+
+
+def test_a_server_of_the_benchmark_keeps_every_setting_but_the_limits(settings):
+    site = {"BUS": settings.BUS, "CHANNEL_LAYERS": settings.CHANNEL_LAYERS, "DATABASES": settings.DATABASES}
+    found = raised(site, secret="s", has_layer=True)
+    assert (found["CHANNEL_LAYERS"], found["DATABASES"]) == (site["CHANNEL_LAYERS"], site["DATABASES"])
+    changed = {name for name, value in found["BUS"].items() if site["BUS"].get(name) != value}
+    assert changed == {
+        "MAX_CONNECTIONS",
+        "MAX_CONNECTIONS_PER_USER",
+        "COMMAND_RATE",
+        "COMMAND_BURST",
+        "TOKEN_SECRET",
+        "TOPICS",
+    }
+    BusSettings(**{name.lower(): value for name, value in found["BUS"].items()})

@@ -62,6 +62,17 @@ def test_at_most_ten_events_a_second_are_told() -> None:
     assert told == 10
 
 
+def test_a_new_step_is_told_even_right_after_another() -> None:
+    clock, waits = Clock(), list[float]()
+    progress = Progress("steps", clock=clock, sleep=waits.append)
+    assert progress.update(1, step="read")
+    clock.now += 0.04
+    assert not progress.update(2, step="read")
+    assert progress.update(3, step="write")
+    assert waits == [0.0, pytest.approx(0.06)]
+    assert [data["step"] for _, data in events("steps")] == ["read", "write"]
+
+
 def test_progress_can_be_replaced_by_newer_progress_but_an_end_cannot() -> None:
     with Progress("t3") as progress:
         progress.update(1)

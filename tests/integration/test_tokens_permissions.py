@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 
-from bus import permissions, tokens
+from bus import credentials, permissions, tokens
 from bus.conf import conf
 from bus.permissions import ANONYMOUS, SERVER, Identity, allows
 from bus.protocol.errors import (
@@ -18,6 +20,7 @@ from bus.protocol.errors import (
     Unauthorized,
     UnknownTopic,
 )
+from xnai_site.roles import ensure_roles
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -238,3 +241,23 @@ def test_the_last_use_of_a_key_is_noted_once_a_minute():
         tokens.check_api_key(key, now=NOW + timedelta(seconds=seconds))
         row.refresh_from_db()
         assert row.last_used_at == NOW + timedelta(seconds=61 if seconds == 61 else 0)
+
+
+@pytest.mark.django_db
+def test_the_session_of_a_viewer_reads_and_may_not_publish():
+    roles = ensure_roles()
+    proofs = {}
+    for role in ("viewer", "operator"):
+        person = User.objects.create_user(role, is_staff=True)
+        person.groups.add(roles[role])
+        proofs[role] = credentials._user_of(session_of(person))
+    for topic in ("broadcast", "task:1", "room:1", "agent:a"):
+        assert allows(proofs["viewer"].identity, "history", topic)
+        assert not allows(proofs["viewer"].identity, "publish", topic)
+        assert allows(proofs["operator"].identity, "publish", topic)
+
+
+def session_of(person: User) -> str:
+    client = Client()
+    client.force_login(person)
+    return client.session.session_key

@@ -1,5 +1,7 @@
-// A server on npm's `socket.io`: one room. Port: first argument.
-const { Server } = require('socket.io');
+// A server on npm's `socket.io`: one room. Arguments: port, folder of the npm packages.
+const { createRequire } = require('node:module');
+
+const { Server } = createRequire(`${process.argv[3]}/`)('socket.io');
 
 const server = new Server({ transports: ['websocket'], perMessageDeflate: false });
 server.on('connection', (socket) => {

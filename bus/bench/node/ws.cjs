@@ -1,8 +1,12 @@
-// A server on npm's `ws`: every event goes to every reader, the publisher gets a word. Port: first argument.
-const { WebSocketServer } = require('ws');
+// A server on npm's `ws`: every event goes to every reader, the publisher gets a word.
+// Arguments: port, folder of the npm packages.
+const { createRequire } = require('node:module');
+
+const { WebSocketServer } = createRequire(`${process.argv[3]}/`)('ws');
 
 const readers = new Set();
-const server = new WebSocketServer({ host: '127.0.0.1', port: Number(process.argv[2]), perMessageDeflate: false, backlog: 2048 });
+const port = Number(process.argv[2]);
+const server = new WebSocketServer({ host: '127.0.0.1', port, perMessageDeflate: false, backlog: 2048 });
 server.on('connection', (socket) => {
   socket.on('close', () => readers.delete(socket));
   socket.on('message', (data) => {

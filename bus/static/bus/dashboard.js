@@ -54,7 +54,7 @@ client.onState(({ name, code, reason }) => {
   part("reload").hidden = name !== "disconnected";
 });
 client.subscribe("sys:stats", { onEvent: (event) => figures.take(event.data, Date.now()) });
-wirePublish(part("publish"), client);
+if (part("publish")) wirePublish(part("publish"), client); // only for those who may
 part("reload").addEventListener("click", () => location.reload());
 
 function tick() {
