@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def _stop() -> None:
 
 _start()
 atexit.register(_stop)
+# By default SIGTERM ends Python at once, and the servers would stay behind: end as Ctrl-C does.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
