@@ -15,18 +15,16 @@ from django.db.models.functions import TruncDate
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
-from django_celery_beat.models import PeriodicTask
 
 from bus import cells
 from bus.models import ActiveConnection, Agent, Event, ServerInstance
 from cleanup.admin.runs import TONES
 from cleanup.models import CleanupItem, CleanupRun, ItemState, RunState, StagingArea
+from xnai_site import checkup
 
 DAYS_BACK = 14
 DAYS_AHEAD = 21
 RUNS = 48
-#: Ticks come every 30 s; a beat that has been silent for this long is not there.
-BEAT_SILENCE = timedelta(minutes=2)
 
 
 def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -68,10 +66,7 @@ def _bus_figures(now: datetime) -> list[dict[str, Any]]:
 def _lamps(now: datetime) -> list[dict[str, str]]:
     servers = ServerInstance.objects.filter(lease_until__gt=now)
     alive, up = servers.count(), servers.filter(layer_up=True).count()
-    ticked = (
-        PeriodicTask.objects.filter(enabled=True).order_by("-last_run_at").exclude(last_run_at=None).first()
-    )
-    late = ticked is None or now - ticked.last_run_at > BEAT_SILENCE
+    beat = checkup.beat()
     return [
         _lamp(
             alive > 0,
@@ -86,8 +81,8 @@ def _lamps(now: datetime) -> list[dict[str, str]]:
             "warn",
         ),
         _lamp(
-            not late,
-            f"beat ticked {cells.relative(ticked.last_run_at, now)}" if ticked else "",
+            beat.state == checkup.OK,
+            f"beat: {beat.detail}",
             "beat is silent: nothing is cleaned or reaped by itself",
             "bad",
         ),
