@@ -161,7 +161,7 @@ def test_a_run_measures_real_servers_and_leaves_the_log_as_it_was(site, tmp_path
     for what in ("bare database", "log writer", "apublish", "the log, page by page", "bus, stored"):
         assert values[what], printed
         assert min(values[what].values()) > 0
-    assert site.sql("SELECT name FROM bus_topic WHERE name LIKE 'bench%'") == []
+    assert site.sql("SELECT name FROM bus_topic WHERE name LIKE %s", "bench%") == []
     assert site.sql("SELECT count(*) FROM bus_event") == [(0,)]
 
 
