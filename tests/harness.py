@@ -81,6 +81,18 @@ class Program:
         """Send a signal to the whole group: a worker's pool dies and freezes with it."""
         os.killpg(self.pid, number)
 
+    def freeze(self) -> None:
+        """SIGSTOP, and wait until every thread stands: the signal is on its way when `killpg` returns."""
+        self.signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        wait_until(
+            lambda: all(_state(task) in "TtZX" for task in tasks.iterdir()), what=f"{self.name} to freeze"
+        )
+
+    def thaw(self) -> None:
+        """Let a frozen program go on."""
+        self.signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL: no goodbye, as in a crash."""
         if self.is_alive:
@@ -268,6 +280,14 @@ class Site:
             except sqlite3.OperationalError:
                 return False
         return True
+
+
+def _state(task: Path) -> str:
+    """State of a thread, a letter of proc(5); `X` when it has gone meanwhile."""
+    try:
+        return task.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 @contextmanager

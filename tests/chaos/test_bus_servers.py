@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Iterator
 
@@ -131,7 +130,7 @@ def test_a_server_that_was_frozen_gives_up_the_agents_it_lost(site: Site) -> Non
         try:
             owner.connect(healthy.socket, site.token("thawed", "publish"), agent_id="thawed")
         finally:
-            frozen.signal(signal.SIGCONT)
+            frozen.thaw()
         with pytest.raises(ConnectionClosed) as end:
             insist(former, until=time.monotonic() + 12)
         assert end.value.rcvd is not None
@@ -144,9 +143,9 @@ def freeze_between_writes(site: Site, web: Web) -> None:
     """Freeze a server; not while it holds SQLite's one write lock, for then the whole site stands still."""
 
     def is_frozen() -> bool:
-        web.signal(signal.SIGSTOP)
+        web.freeze()
         if not site.is_writable():
-            web.signal(signal.SIGCONT)
+            web.thaw()
             return False
         return True
 

@@ -28,12 +28,6 @@ def test_counts_are_read_from_the_last_line_of_pytest(outcome: command.Outcome):
     assert command.in_words(outcome.counts) == "1 failed, 12 passed, 3 skipped"
 
 
-def test_counts_are_read_from_the_runner_of_node(outcome: command.Outcome):
-    for line in ("# tests 4", "ℹ pass 3", "ℹ fail 1", "ℹ skipped 0"):  # noqa: RUF001  (Node prints this sign)
-        command.read_line(line, outcome)
-    assert outcome.counts == {"passed": 3, "failed": 1, "skipped": 0}
-
-
 def test_output_of_a_test_is_not_taken_for_a_count(outcome: command.Outcome):
     command.read_line("the agent has 12 passed messages\n", outcome)
     assert outcome.counts == {}

