@@ -1,4 +1,4 @@
-"""System calls that Python does not offer: openat2, renameat2 and the birth time of statx.
+"""Calls that Python does not offer: openat2, renameat2, syncfs and statx.
 
 Each is reached through ctypes and has a portable way for kernels and sandboxes that refuse it, with the same
 guarantee at a higher price: `open_beneath` never leaves the tree below its directory and never follows a
@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from functools import lru_cache
+from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -17,8 +18,9 @@ _SYS_OPENAT2 = 437  #: the same number on every architecture
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x02, 0x04, 0x08
 _RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
 _RENAME_NOREPLACE = 1
-_AT_SYMLINK_NOFOLLOW = 0x100
-_STATX_BTIME = 0x800
+_AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_EMPTY_PATH = 0x100, 0x800, 0x1000
+_STATX_BASIC_STATS, _STATX_BTIME = 0x7FF, 0x800
+_STATX_ATTR_MOUNT_ROOT = 0x2000
 
 #: The kernel takes 4096 bytes of path with the final NUL; longer paths are opened in pieces.
 _MAX_PATH = 4000
@@ -37,11 +39,32 @@ class _StatxTime(ctypes.Structure):
 class _Statx(ctypes.Structure):
     _fields_ = (
         ("mask", ctypes.c_uint32),
-        ("head", ctypes.c_uint8 * 60),
+        ("blksize", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("nlink", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("mode", ctypes.c_uint16),
+        ("spare", ctypes.c_uint16),
+        ("ino", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("attributes_mask", ctypes.c_uint64),
         ("atime", _StatxTime),
         ("btime", _StatxTime),
-        ("tail", ctypes.c_uint8 * 160),
+        ("ctime", _StatxTime),
+        ("mtime", _StatxTime),
+        ("tail", ctypes.c_uint8 * 128),
     )
+
+
+class Look(NamedTuple):
+    """What statx says of one name, without following a link."""
+
+    mode: int  #: with the kind, as `stat` takes it
+    uid: int
+    is_mount: bool  #: the root of a mounted file system, a bind mount included
+    stamps: dict[str, int | None]  #: a, b, c and m in nanoseconds since 1970; None where not known
 
 
 def _fail(path: bytes) -> OSError:
@@ -172,6 +195,41 @@ def sync_filesystem(fd: int) -> None:
         raise _fail(b"")
 
 
+def look(dir_fd: int, name: bytes) -> Look:
+    """Look at `name` in the open directory, or at the directory itself if it is empty.
+
+    Raises:
+        OSError: as statx(2).
+    """
+    statx = getattr(_libc, "statx", None)
+    found = _Statx()
+    if statx is None:
+        return _look_by_stat(dir_fd, name)
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_EMPTY_PATH
+    if statx(dir_fd, name, flags, _STATX_BASIC_STATS | _STATX_BTIME, ctypes.byref(found)) != 0:
+        raise _fail(name)
+    if not found.attributes_mask & _STATX_ATTR_MOUNT_ROOT:
+        is_mount = _is_other_device(dir_fd, name)
+    else:
+        is_mount = bool(found.attributes & _STATX_ATTR_MOUNT_ROOT)
+    birth = _ns(found.btime) if found.mask & _STATX_BTIME else None
+    stamps = {"a": _ns(found.atime), "b": birth, "c": _ns(found.ctime), "m": _ns(found.mtime)}
+    return Look(found.mode, found.uid, is_mount, stamps)
+
+
+def _look_by_stat(dir_fd: int, name: bytes) -> Look:
+    found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False) if name else os.fstat(dir_fd)
+    stamps = {"a": found.st_atime_ns, "b": None, "c": found.st_ctime_ns, "m": found.st_mtime_ns}
+    return Look(found.st_mode, found.st_uid, _is_other_device(dir_fd, name), stamps)
+
+
+def _is_other_device(dir_fd: int, name: bytes) -> bool:
+    """Whether `name` is on another device than its directory: all that an old kernel tells of mounts."""
+    above = os.stat(b"..", dir_fd=dir_fd) if not name else os.fstat(dir_fd)
+    itself = os.stat(name, dir_fd=dir_fd, follow_symlinks=False) if name else os.fstat(dir_fd)
+    return above.st_dev != itself.st_dev
+
+
 def birth_ns(dir_fd: int, name: bytes) -> int | None:
     """Return when `name` was made, in nanoseconds since 1970, or None where that is not known."""
     found = _Statx()
@@ -182,4 +240,8 @@ def birth_ns(dir_fd: int, name: bytes) -> int | None:
         return None
     if not found.mask & _STATX_BTIME:
         return None
-    return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)
+    return _ns(found.btime)
+
+
+def _ns(time: _StatxTime) -> int:
+    return int(time.sec) * 1_000_000_000 + int(time.nsec)
