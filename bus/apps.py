@@ -10,7 +10,7 @@ class BusConfig(AppConfig):
     verbose_name = "Bus"
 
     def ready(self) -> None:
-        from bus import checks, layer, publishing  # noqa: F401  (checks registers the system checks)
+        from bus import checks, inboxes, layer, publishing  # noqa: F401  (they register themselves)
 
         # Every process that publishes hints: servers, workers and commands alike.
         publishing.on_committed(layer.told)

@@ -1,13 +1,13 @@
 """Settings of the bus, typed.
 
 `settings.BUS` is a dictionary; `conf()` gives it as one frozen object with the defaults filled in. The
-object is made once, and again after `setting_changed` (tests, `override_settings`). `bus/checks.py` reports
-what `problems` finds.
+object is made once, and again after `setting_changed` (tests, `override_settings`). `bus.checks` tells what
+is wrong with them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -21,8 +21,9 @@ class TopicOptions:
     """The rule of one area of topics. The most specific pattern that fits wins; among equals the first.
 
     `subscribe`, `publish`, `history` and `presence_read` take one of: `"authenticated"`, `"staff"`,
-    `"owner"` (the agent whose inbox it is), `"server"` (no client), `"scope:NAME"`, or a tuple of these,
-    any of which suffices. Staff may always read.
+    `"owner"` (the agent whose inbox it is), `"token"` (who holds a subscription token for the topic; not for
+    `publish`), `"server"` (no client), `"scope:NAME"`, or a tuple of these, any of which suffices. Staff may
+    always read.
     """
 
     #: Pattern of topic names, in which `*` stands for any run of characters.
@@ -94,12 +95,32 @@ class BusSettings:
     max_connections_per_user: int = 50
     #: None: as many as the process takes, for behind a proxy all may have one address.
     max_connections_per_address: int | None = None
+    #: Connects per second and burst of one process; beyond it the handshake is answered with 503 and
+    #: `Retry-After`, so that a reconnect storm leaves time to serve those who are in.
+    connect_rate: float = 500.0
+    connect_burst: int = 1_000
+    #: The same for one address. None: not limited, for behind a proxy all may have one address.
+    address_connect_rate: float | None = None
+    address_connect_burst: int = 100
+    #: A server that ends tells its clients over this time, so that they do not all come to the next at once.
+    shutdown_spread: timedelta = timedelta(seconds=3)
     #: Topics that one connection may be subscribed to.
     max_subscriptions: int = 128
     #: Bytes of one incoming command or event.
     max_message_bytes: int = 262_144
-    #: Key of the HS256 connection tokens.
+    #: Key of the HS256 tokens; new ones are signed with it.
     token_secret: str = ""
+    #: Former keys: what they have signed still counts. Take them out once those tokens have expired.
+    token_previous_secrets: tuple[str, ...] = ()
+    #: `aud` that a token has to name, and `iss` that it has to come from. Empty: any.
+    token_audience: str = ""
+    token_issuer: str = ""
+    #: How far the clock of whoever issues tokens may be from ours.
+    token_leeway: timedelta = timedelta(seconds=5)
+    #: A connection or subscription whose token has expired goes on for so long, for a refresh on its way.
+    expiry_grace: timedelta = timedelta(seconds=25)
+    #: How often the rights of live connections are looked up: keys, tokens, sessions, users.
+    rights_interval: timedelta = timedelta(seconds=2)
     #: 25 s: below the 30 s idle cut of common proxies.
     ping_interval: timedelta = timedelta(seconds=25)
     pong_timeout: timedelta = timedelta(seconds=8)
@@ -129,6 +150,14 @@ class BusSettings:
     #: Commands per second and burst of one connection.
     command_rate: float = 500.0
     command_burst: int = 2_000
+    #: Publishes per second and burst of one agent, user or key in one process, over all its connections and
+    #: over HTTP.
+    publish_rate: float = 2_000.0
+    publish_burst: int = 10_000
+    #: A topic that was never written to is forgotten when nobody has read it for this long.
+    unused_topic_age: timedelta = timedelta(hours=1)
+    #: A job whose worker has not renewed it for this long, and not soon after either, has failed.
+    task_lease: timedelta = timedelta(seconds=45)
     #: After the end of a task its subscribers are let go this much later.
     task_linger: timedelta = timedelta(seconds=60)
     presence_grace: timedelta = timedelta(seconds=15)
@@ -149,6 +178,9 @@ def conf() -> BusSettings:
         given["topics"] = (
             tuple(TopicOptions(**options) for options in given["topics"]) + conf_defaults().topics
         )
+    for name in ("allowed_origins", "token_previous_secrets"):
+        if name in given:
+            given[name] = tuple(given[name])
     if not given.get("token_secret"):
         given["token_secret"] = settings.SECRET_KEY
     return BusSettings(**given)
@@ -157,28 +189,6 @@ def conf() -> BusSettings:
 def conf_defaults() -> BusSettings:
     """The settings as they are when `settings.BUS` is empty."""
     return BusSettings()
-
-
-def problems() -> list[str]:
-    """What is wrong with `settings.BUS`, one sentence each."""
-    known = {entry.name for entry in fields(BusSettings)}
-    unknown = [name for name in getattr(settings, "BUS", {}) if name.lower() not in known]
-    if unknown:
-        return [f"BUS has no setting {name!r}." for name in unknown]
-    values = conf()
-    found = [
-        f"BUS[{entry.name.upper()!r}] must be more than zero."
-        for entry in fields(BusSettings)
-        if isinstance(value := getattr(values, entry.name), (int, float, timedelta))
-        and not isinstance(value, bool)
-        and not value > (timedelta(0) if isinstance(value, timedelta) else 0)  # type: ignore[operator]
-    ]
-    found += [
-        f"BUS['TOPICS'] {rule.pattern!r}: delivery must be must, latest or ephemeral, not {rule.delivery!r}."
-        for rule in values.topics
-        if rule.delivery not in {"must", "latest", "ephemeral"}
-    ]
-    return found
 
 
 def _forget(*, setting: str, **_: object) -> None:

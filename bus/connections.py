@@ -14,6 +14,8 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,25 +23,26 @@ from django.db import DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
-from bus import layer, leases, publishing, tokens
+from bus import heartbeats, layer, leases, publishing
 from bus.conf import conf
+from bus.gathering import Gathering
 from bus.layer import Control
-from bus.leases import Details, Farewell, Pulse
-from bus.live import Connection, Live, is_meant
+from bus.leases import Details, Farewell
+from bus.live import Connection, Inbox, Live, is_meant
 from bus.log.current import event_log
 from bus.log.threads import in_thread
 from bus.messages import Messages
-from bus.metrics import CONNECTION_SECONDS, CONNECTIONS, DISCONNECTIONS, RECONNECTIONS, REFUSED
+from bus.metrics import CONNECTION_SECONDS, CONNECTIONS, DISCONNECTIONS, RECONNECTIONS
 from bus.models import ActiveConnection
+from bus.places import Places
 from bus.protocol.errors import BusError, Disconnect, DisconnectCode
 from bus.protocol.positions import Position
+from bus.rights import Watch
 
 logger = logging.getLogger(__name__)
 
 #: A connection that is replaced has this long to take its goodbye.
 GOODBYE = 1.0
-#: API keys of live connections are looked up this often.
-KEY_CHECK = 4.0
 #: Events in one read of a replay.
 REPLAY_PAGE = 1_000
 
@@ -55,10 +58,11 @@ class ConnectionManager(Messages):
         self._max_connections = max_connections
         self._live: dict[str, Live] = {}
         self._agents: dict[str, Live] = {}
-        #: Connections whose rows are just being written: they hold a place, too.
-        self._entering: dict[str, Details] = {}
+        self._places = Places(lambda: self.max_connections)
+        self._arrivals = Gathering(partial(leases.enter_all, server=layer.INSTANCE))
+        self._departures = Gathering(leases.leave_all)
         self._elsewhere = 0
-        self._keys_checked = 0.0
+        self._rights = Watch()
         self._is_closing = False
 
     async def connect(self, connection: Connection, agent_id: str, session_id: str | None = None) -> bool:
@@ -73,10 +77,14 @@ class ConnectionManager(Messages):
             session_id=session_id or "",
             connected_at=timezone.now(),
         )
+        live = Live(connection, details)
         try:
-            await self.enter(Live(connection, details))
-        except Disconnect as refusal:
+            await self.enter(live)
+            if open_inbox is not None:
+                live.inbox = await open_inbox(live, self)
+        except (Disconnect, BusError) as refusal:
             logger.warning("a connection of %s was refused: %s", agent_id, refusal)
+            await self.leave(live, DisconnectCode.SERVER_ERROR, "refused")
             return False
         return True
 
@@ -86,19 +94,38 @@ class ConnectionManager(Messages):
         Raises:
             Disconnect: it has to be closed with this: a limit, a shutdown, or a newer one of the same agent.
         """
+        if self._is_closing:
+            raise Disconnect(DisconnectCode.SHUTDOWN)
         details = live.details
-        self._check_limits(details)
-        self._entering[details.client_id] = details
+        self._places.take(details, replaces=bool(details.agent_id) and details.agent_id in self._agents)
         try:
-            live.generation = await in_thread(leases.enter, details, layer.INSTANCE)
+            live.generation = await self._write_rows(details)
+            self._install(live)
+        except BaseException:
+            self._places.free(details)
+            raise
+        await self._replace(live)
+
+    async def _write_rows(self, details: Details) -> int:
+        writing = asyncio.ensure_future(self._arrivals.submit(details))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            self._soon(self._take_back(writing, details))
+            raise
         except DatabaseError as error:
             logger.exception("the rows of a connection could not be written")
             raise Disconnect(DisconnectCode.SERVER_ERROR) from error
-        finally:
-            del self._entering[details.client_id]
-        await self._install(live)
 
-    async def _install(self, live: Live) -> None:
+    async def _take_back(self, writing: Awaitable[int], details: Details) -> None:
+        """Remove the rows of a connection that was lost while they were written."""
+        with suppress(DatabaseError):
+            await writing
+            code = DisconnectCode.CONNECTION_CLOSED
+            farewell = Farewell(client_id=details.client_id, code=code, reason="connection lost")
+            await self._departures.submit(farewell)
+
+    def _install(self, live: Live) -> None:
         agent_id = live.details.agent_id
         former = self._agents.get(agent_id) if agent_id else None
         if former is not None and former.generation > live.generation:
@@ -108,32 +135,17 @@ class ConnectionManager(Messages):
         if not agent_id:
             return
         self._agents[agent_id] = live
+        live.former = former
         if live.generation > 1:
             RECONNECTIONS.inc()
-        layer.control("replaced", agent_id=agent_id, generation=live.generation)
+
+    async def _replace(self, live: Live) -> None:
+        """Have the former connections of an agent closed, here and elsewhere."""
+        if live.generation > 1:
+            layer.control("replaced", agent_id=live.details.agent_id, generation=live.generation)
+        former, live.former = live.former, None
         if former is not None:
             await self._dismiss(former, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason)
-
-    def _check_limits(self, details: Details) -> None:
-        if self._is_closing:
-            raise Disconnect(DisconnectCode.SHUTDOWN)
-        replaces = bool(details.agent_id) and details.agent_id in self._agents
-        others = [live.details for live in self._live.values()] + list(self._entering.values())
-        if len(others) >= self.max_connections and not replaces:
-            self._refuse("server", f"this server takes {self.max_connections}")
-        per_user, per_address = conf().max_connections_per_user, conf().max_connections_per_address
-        if details.user_id and not details.agent_id:
-            same = sum(1 for other in others if other.user_id == details.user_id and not other.agent_id)
-            if same >= per_user:
-                self._refuse("user", f"a user has at most {per_user}")
-        if per_address is None or not details.address or replaces:
-            return
-        if sum(1 for other in others if other.address == details.address) >= per_address:
-            self._refuse("address", f"an address has at most {per_address}")
-
-    def _refuse(self, whose: str, why: str) -> None:
-        REFUSED.labels(whose).inc()
-        raise Disconnect(DisconnectCode.CONNECTION_LIMIT, f"{DisconnectCode.CONNECTION_LIMIT.reason}: {why}")
 
     async def disconnect(self, agent_id: str) -> None:
         """Let go of an agent's connection in this process; the socket is its owner's to close."""
@@ -155,7 +167,7 @@ class ConnectionManager(Messages):
         if self._is_closing:
             return  # the rows of all go in one statement
         try:
-            await in_thread(leases.leave, farewell)
+            await self._departures.submit(farewell)
         except DatabaseError:
             logger.exception("the end of a connection could not be written; beat will take its row away")
 
@@ -164,6 +176,9 @@ class ConnectionManager(Messages):
             return False
         if self._agents.get(live.details.agent_id) is live:
             del self._agents[live.details.agent_id]
+        self._places.free(live.details)
+        if live.inbox is not None:
+            live.inbox.end()
         DISCONNECTIONS.labels(str(code)).inc()
         CONNECTION_SECONDS.observe(time.monotonic() - live.began)
         return True
@@ -181,6 +196,11 @@ class ConnectionManager(Messages):
     def max_connections(self) -> int:
         """Live connections that this process takes."""
         return self._max_connections or conf().max_connections
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this process ends: its rows go in one statement."""
+        return self._is_closing
 
     @property
     def count(self) -> int:
@@ -229,16 +249,16 @@ class ConnectionManager(Messages):
         """
         if queue_if_disconnected:
             try:
-                await publishing.apublish(f"agent:{task_id}", event_type, data, run_id=task_id)
+                place = await publishing.apublish(f"agent:{task_id}", event_type, data, run_id=task_id)
             except BusError as error:
                 logger.warning("an event for %s was not stored: %s", task_id, error)
                 return False
             live = self._agents.get(task_id)
-            if live is None or live.reads_inbox:
-                return True
+            if live is not None and live.inbox is not None:
+                await live.inbox.until(place.topic, place.offset)
+            return True
         payload = publishing.encode_event(event_type, data, run_id=task_id)
-        sent = await self.send_json(task_id, msgspec.json.decode(payload))
-        return sent or queue_if_disconnected
+        return await self.send_json(task_id, msgspec.json.decode(payload))
 
     async def send_json(self, task_id: str, data: dict[str, Any]) -> bool:
         """Send an object to an agent that is connected, to whichever process. Nothing is stored."""
@@ -266,10 +286,9 @@ class ConnectionManager(Messages):
         Raises:
             BusError: it was not stored.
         """
-        await publishing.apublish("broadcast", "agent.message", {"message": message})
-        data = msgspec.json.decode(publishing.encode_event("agent.message", {"message": message}))
-        for live in [live for live in self._agents.values() if not live.reads_inbox]:
-            await self._send_here(live, data)
+        place = await publishing.apublish("broadcast", "agent.message", {"message": message})
+        for inbox in [live.inbox for live in self._agents.values() if live.inbox is not None]:
+            await inbox.until(place.topic, place.offset)
 
     async def replay_missed_events(self, task_id: str, since_timestamp: float | None = None) -> int:
         """Send an agent that is connected here what its inbox holds, or what came after a time.
@@ -334,8 +353,15 @@ class ConnectionManager(Messages):
                 self._soon(self._dismiss(live, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason))
             elif order.kind in ("disconnect", "revoke"):
                 self._soon(self._dismiss(live, order.code, order.reason))
+            elif order.kind == "subscribe" and live.subscribe is not None:
+                live.subscribe(order)
             elif order.kind == "message" and order.data:
                 self._soon(self._send_here(live, msgspec.json.decode(order.data)))
+
+    def let_go(self, live: Live, code: DisconnectCode, reason: str) -> None:
+        """Close and forget a connection soon."""
+        if live.details.client_id in self._live:
+            self._soon(self._dismiss(live, code, reason))
 
     def _soon(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)
@@ -348,36 +374,23 @@ class ConnectionManager(Messages):
         Args:
             health: gives the delay of the event loop (ms) and whether the channel layer is up.
         """
-        await asyncio.sleep(
-            1.0
-        )  # by then the canary is back, and the first row tells the truth about the layer
+        # By then the canary is back, and the first row tells the truth about the layer.
+        await asyncio.sleep(1.0)
         while True:
             loop_lag_ms, layer_up = health()
             try:
-                total = await in_thread(
-                    leases.beat, layer.INSTANCE, self._pulses(), loop_lag_ms=loop_lag_ms, layer_up=layer_up
-                )
+                total = await heartbeats.beat(self._live, loop_lag_ms=loop_lag_ms, layer_up=layer_up)
                 self._elsewhere = max(0, total - len(self._live))
             except DatabaseError as error:
                 logger.warning("a heartbeat was not written: %s", error)
             await asyncio.sleep(conf().heartbeat_interval.total_seconds())
 
-    def _pulses(self) -> list[Pulse]:
-        return [
-            Pulse(
-                details=live.details,
-                generation=live.generation,
-                last_activity=live.last_activity,
-                topics=live.topics(),
-                pending_bytes=live.pending_bytes(),
-            )
-            for live in self._live.values()
-        ]
-
     async def check(self) -> None:
-        """Find what no order told of: newer connections elsewhere, wishes to close, revoked keys."""
+        """Find what no order told of: newer connections elsewhere, wishes to close, changed rights."""
         if not self._live:
+            layer.set_alone(False)  # nobody looks from now on
             return
+        layer.set_alone(not await in_thread(leases.has_peers, layer.INSTANCE))
         newest = await in_thread(leases.generations, list(self._agents))
         for agent_id, generation in newest.items():
             live = self._agents.get(agent_id)
@@ -385,28 +398,33 @@ class ConnectionManager(Messages):
                 self._soon(self._dismiss(live, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason))
         for client_id, code, reason in await in_thread(leases.to_close, layer.INSTANCE):
             self.hear(Control(layer.INSTANCE, "disconnect", client_id=client_id, code=code, reason=reason))
-        await self._check_keys()
+        connections = {client_id: live.connection for client_id, live in self._live.items()}
+        await self._rights.look(connections, self._close_by_rights)
 
-    async def _check_keys(self) -> None:
-        now = time.monotonic()
-        prefixes = {live.details.key_prefix for live in self._live.values()} - {""}
-        if not prefixes or now - self._keys_checked < KEY_CHECK:
-            return
-        self._keys_checked = now
-        code = DisconnectCode.INVALID_TOKEN
-        for prefix in await in_thread(tokens.revoked_prefixes, prefixes):
-            self.hear(
-                Control(layer.INSTANCE, "revoke", key_prefix=prefix, code=code, reason="API key revoked")
-            )
+    def _close_by_rights(self, client_id: str, end: Disconnect) -> None:
+        if (live := self._live.get(client_id)) is not None:
+            self._soon(self._dismiss(live, end.code, end.reason))
 
-    async def close_all(self, code: DisconnectCode, *, spread: float) -> None:
-        """Close all connections, spread over so many seconds, and take no new ones."""
+    async def close_all(
+        self, code: DisconnectCode, *, spread: float, hurry: asyncio.Event | None = None
+    ) -> None:
+        """Close all connections, spread over so many seconds, and take no new ones.
+
+        Args:
+            code: what they are told.
+            spread: seconds from the first to the last.
+            hurry: once set, the rest are told at once.
+        """
         self._is_closing = True
         everyone = list(self._live.values())
         step = min(0.05, spread / max(1, len(everyone)))
+        closing = []
         for live in everyone:
-            await self._dismiss(live, code, code.reason)
-            await asyncio.sleep(step)
+            closing.append(asyncio.ensure_future(self._dismiss(live, code, code.reason)))
+            if hurry is None or not hurry.is_set():
+                await asyncio.sleep(step)
+        if closing:
+            await asyncio.wait(closing)
 
     async def remove_rows(self) -> None:
         """Remove the rows of this server, which ends."""
@@ -418,6 +436,9 @@ class ConnectionManager(Messages):
 def _is_connected_anywhere(agent_id: str) -> bool:
     return ActiveConnection.objects.filter(agent_id=agent_id).exists()
 
+
+#: Begins to read inbox and broadcasts for an object that was given to `connect`; set by `bus.inboxes`.
+open_inbox: Callable[[Live, ConnectionManager], Awaitable[Inbox]] | None = None
 
 #: Tasks under way; the event loop itself keeps only weak references.
 _running: set[asyncio.Future[Any]] = set()

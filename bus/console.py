@@ -143,6 +143,10 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
                     found[name] = mark
         return found
 
+    def notice(self) -> str:
+        """What has to be said above the list beside its introduction; empty as a rule."""
+        return ""
+
     def applies(self, change: Change, row: Any) -> bool:
         """Whether a change makes sense for a row as it is now.
 
@@ -187,7 +191,12 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         buttons = [self._button(request, entry) for entry in self._offered(request, rows=False)]
-        extra = {"console_buttons": buttons, "console_intro": self.intro, **(extra_context or {})}
+        extra = {
+            "console_buttons": buttons,
+            "console_intro": self.intro,
+            "console_notice": self.notice(),
+            **(extra_context or {}),
+        }
         shown: HttpResponse = super().changelist_view(request, extra)
         return shown
 

@@ -1,31 +1,49 @@
 """Who stands behind a socket: from its token, its headers or its session, in that order.
 
-A token travels in the connect command or in a header, never in the address. The session cookie counts only
-with a good `Origin`: a browser sends the cookie for any page that opens a socket, and names the page. Agents
-send no Origin and no cookie, so they need none.
+A token travels in the connect command or in a header, never in the address: addresses are written into logs,
+histories and referrers. The session cookie counts only with a good `Origin`: a browser sends the cookie for
+any page that opens a socket, and names the page. Agents send no Origin and no cookie, so they need none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl
 
 from django.conf import settings
-from django.contrib.auth import get_user
-from django.http import HttpRequest
+from django.http.request import split_domain_port, validate_host
 from django.utils import timezone
 
 from bus.conf import conf
+from bus.keys import KEY_MARK, acheck_api_key
 from bus.log.threads import in_thread
-from bus.permissions import Identity
+from bus.logins import current_logins
+from bus.proofs import Proof
 from bus.protocol.errors import Disconnect, DisconnectCode, Expired, TokenExpired, Unauthorized
-from bus.tokens import Proof, check_api_key, read_connection_token
+from bus.revocation import refuse_revoked
+from bus.tokens import read_connection_token
 
-#: How every API key begins.
-KEY_MARK = "xk_"
+__all__ = ["KEY_MARK", "headers_of", "holds_secret", "is_own_origin", "prove", "refusal_of", "session_key"]
+
+#: Names under which people put secrets into addresses.
+_SECRET_NAMES = frozenset(
+    {
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth",
+        "authorization",
+        "jwt",
+        "key",
+        "password",
+        "secret",
+        "sessionid",
+        "token",
+        "x-api-key",
+    }
+)
 
 
 def headers_of(scope: Mapping[str, Any]) -> dict[str, str]:
@@ -40,14 +58,21 @@ async def prove(scope: Mapping[str, Any], token: str = "") -> Proof:
         Unauthorized: there is no proof, or it is none of ours.
         TokenExpired: the token was one.
         Expired: the key was one.
-        Disconnect: a session came from a page that may not use it.
+        Disconnect: the address holds a secret, or a session came from a page that may not use it.
     """
+    if holds_secret(scope.get("query_string", b"")):
+        raise Disconnect(
+            DisconnectCode.BAD_REQUEST,
+            "bad request: a secret in the address; send it in a header or in the connect command",
+        )
     headers = headers_of(scope)
     given = token or _bearer(headers) or headers.get("x-api-key", "")
     if given.startswith(KEY_MARK):
-        return await in_thread(check_api_key, given)
+        return await acheck_api_key(given)
     if given:
-        return read_connection_token(given)
+        proof = read_connection_token(given)
+        await refuse_revoked(proof)
+        return proof
     return await _prove_session(headers)
 
 
@@ -55,8 +80,19 @@ def refusal_of(error: Unauthorized | TokenExpired | Expired) -> Disconnect:
     """Return the close for a proof that does not hold."""
     reason = DisconnectCode.INVALID_TOKEN.reason
     if isinstance(error, Unauthorized):
-        return Disconnect(DisconnectCode.INVALID_TOKEN)
+        return Disconnect(
+            DisconnectCode.INVALID_TOKEN, error.message if error.message.startswith(reason) else reason
+        )
     return Disconnect(DisconnectCode.INVALID_TOKEN, f"{reason}: {error.message}")
+
+
+def holds_secret(query: bytes | str) -> bool:
+    """Tell whether the query of an address holds a token, a key or the like, by its name or its looks."""
+    text = query.decode("latin1") if isinstance(query, bytes) else query
+    return any(
+        name.lower() in _SECRET_NAMES or value.startswith((KEY_MARK, "eyJ"))
+        for name, value in parse_qsl(text, keep_blank_values=True)
+    )
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
@@ -72,7 +108,10 @@ async def _prove_session(headers: Mapping[str, str]) -> Proof:
         raise Disconnect(
             DisconnectCode.PERMISSION_DENIED, "permission denied: this origin may not use the session"
         )
-    return await in_thread(_user_of, key)
+    found = await in_thread(current_logins, {key}, now=timezone.now())
+    if key not in found:
+        raise Unauthorized("the session is over")
+    return found[key]
 
 
 def session_key(headers: Mapping[str, str]) -> str:
@@ -82,31 +121,20 @@ def session_key(headers: Mapping[str, str]) -> str:
     except CookieError:
         return ""
     morsel = cookies.get(settings.SESSION_COOKIE_NAME)
-    return morsel.value if morsel else ""
+    return morsel.value if morsel and morsel.value.isalnum() else ""
 
 
 def is_own_origin(headers: Mapping[str, str]) -> bool:
-    """Tell whether the request comes from a page of this site, or of one that the settings name."""
+    """Tell whether the request comes from a page of this site, or of one that the settings name.
+
+    A page without TLS is not of a site that has it: anybody on the way could have written it. A page names no
+    origin when it reads from its own site; the browser itself says then that it is the same.
+    """
     origin = headers.get("origin", "")
+    if not origin and headers.get("sec-fetch-site", "") in ("same-origin", "none"):
+        return True
     if origin in conf().allowed_origins or origin in settings.CSRF_TRUSTED_ORIGINS:
         return True
     host = headers.get("host", "")
-    return bool(host) and urlsplit(origin).netloc == host
-
-
-def _user_of(key: str) -> Proof:
-    store = import_module(settings.SESSION_ENGINE).SessionStore(key)
-    request = HttpRequest()
-    request.session = store
-    user = get_user(request)  # checks the session against the user's password hash
-    if not user.is_authenticated or not user.is_active:
-        raise Unauthorized("the session is over")
-    return Proof(
-        identity=Identity(
-            kind="user",
-            user_id=str(user.pk),
-            is_staff=bool(getattr(user, "is_staff", False)),
-            may_publish=user.has_perm("bus.publish_topic"),
-        ),
-        expires_at=max(store.get_expiry_date(), timezone.now()),
-    )
+    own = {f"https://{host}"} if settings.SESSION_COOKIE_SECURE else {f"https://{host}", f"http://{host}"}
+    return origin in own and validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)

@@ -2,7 +2,8 @@
 
 `FAULT=log.after_insert:3:kill` in the environment of a process kills it (SIGKILL) when that place is
 reached for the third time; several are separated by commas. `hang` instead of `kill` stops the process
-there (SIGSTOP). Unset, which is the rule, a point costs one look into an empty dictionary.
+there (SIGSTOP). The name of the point goes to standard error first, so that a log tells where it ended.
+Unset, which is the rule, a point costs one look into an empty dictionary.
 """
 
 from __future__ import annotations
@@ -11,10 +12,59 @@ import os
 import signal
 from threading import Lock
 
-#: Every point of the bus.
+#: Every point of the bus, in the order of an event's and a connection's life.
 POINTS = frozenset(
-    {"log.before_insert", "log.after_insert", "log.before_commit", "log.after_commit", "log.after_trim"}
+    {
+        # An event is stored, and those who wait are told.
+        "writer.taken",
+        "writer.committed",
+        "writer.answered",
+        "publish.before_append",
+        "publish.in_transaction",
+        "publish.before_tell",
+        "publish.after_tell",
+        "log.before_insert",
+        "log.after_insert",
+        "log.before_commit",
+        "log.after_commit",
+        # It travels, and is passed on.
+        "hint.before_send",
+        "hint.after_send",
+        "hint.heard",
+        "hub.before_pass_on",
+        "hub.after_pass_on",
+        "hub.before_fill",
+        "hub.tick",
+        # A client comes, recovers, acknowledges and goes.
+        "leases.before_enter",
+        "leases.entered",
+        "connect.entered",
+        "connect.answered",
+        "presence.entered",
+        "hub.before_locate",
+        "replay.before_read",
+        "replay.after_read",
+        "hub.before_release",
+        "hub.before_page",
+        "acks.stored",
+        "acks.committed",
+        "leases.beaten",
+        "leases.before_leave",
+        "leases.left",
+        "presence.ended",
+        # What is old goes, and what is dead.
+        "log.after_trim",
+        "log.after_remove",
+        "leases.reaped",
+        # A server ends.
+        "shutdown.began",
+        "shutdown.closed",
+        "shutdown.flushed",
+    }
 )
+
+#: What the names of the bus begin with: others read the same variable.
+_OURS = frozenset(name.partition(".")[0] for name in POINTS)
 
 _ACTIONS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
 
@@ -25,12 +75,12 @@ def parse(text: str) -> dict[str, tuple[int, signal.Signals]]:
     Names that are not of the bus are left alone: others read the same variable.
 
     Raises:
-        ValueError: one begins with `log.` and is no point, or is not `name:count:action`.
+        ValueError: one begins as ours do and is no point, or is not `name:count:action`.
     """
     points = {}
     for part in text.split(","):
         name, _, rest = part.partition(":")
-        if not name.startswith("log."):
+        if name.partition(".")[0] not in _OURS:
             continue
         count, _, action = rest.partition(":")
         if name not in POINTS or not count.isdigit() or action not in _ACTIONS:
@@ -52,4 +102,5 @@ def fault(name: str) -> None:
         _visits[name] = _visits.get(name, 0) + 1
         count, action = _armed[name]
         if _visits[name] == count:
+            os.write(2, f"fault {name}\n".encode())
             os.kill(os.getpid(), action)

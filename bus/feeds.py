@@ -16,11 +16,13 @@ import msgspec
 
 from bus.layer import Control, LiveEvent
 from bus.leases import Details
-from bus.protocol import frames
-from bus.protocol.errors import UnsubscribeCode
+from bus.protocol import eventstream, frames
 from bus.protocol.positions import splice
 from bus.sending import Frame, SendQueue, Verdict, count
 
+#: Bytes of events joined in one message. Far below the 1 MiB beyond which the WebSocket libraries of many
+#: clients close the connection.
+MAX_JOINED_BYTES = 262_144
 #: Live events held back for one subscription; beyond it they are read from the log again.
 MAX_HELD_BACK = 4_096
 
@@ -32,14 +34,17 @@ class Form(Enum):
     CENTRIFUGO = "centrifugo"
     #: One event a message, as a JSON object.
     PLAIN = "plain"
+    #: Server-sent events.
+    STREAM = "stream"
 
 
 def encode(form: Form, topic: str, epoch: str, events: Sequence[LiveEvent]) -> Frame:
     """Return events as they are sent in one form."""
     if form is Form.PLAIN:
         return Frame([frames.plain_event(topic, epoch, event.offset, event.payload) for event in events])
-    pushes = [frames.push_publication(topic, publication(event)) for event in events]
-    return Frame([frames.join(pushes)])
+    if form is Form.STREAM:
+        return Frame([eventstream.event(epoch, e.offset, e.event_type, e.payload) for e in events])
+    return Frame([frames.push_publications(topic, events)])
 
 
 def publication(event: LiveEvent) -> bytes:
@@ -65,10 +70,28 @@ def is_final(event: LiveEvent) -> bool:
     return bool(event.tags and b'"end"' in event.tags and _read_tags(event.tags).end)
 
 
+def parts(events: Sequence[LiveEvent]) -> list[Sequence[LiveEvent]]:
+    """Split events into runs that make messages of bounded size, and at least one event each.
+
+    What was committed together may be megabytes: clients refuse a message that large, and a queue that takes
+    it whole would owe more than its bound.
+    """
+    if sum([len(event.payload) for event in events]) <= MAX_JOINED_BYTES:
+        return [events]
+    runs: list[Sequence[LiveEvent]] = []
+    start = size = 0
+    for number, event in enumerate(events):
+        if number > start and size + len(event.payload) > MAX_JOINED_BYTES:
+            runs.append(events[start:number])
+            start, size = number, 0
+        size += len(event.payload)
+    return [*runs, events[start:]]
+
+
 class Batch:
     """Events of one topic that came together, encoded once for each form."""
 
-    __slots__ = ("_frames", "epoch", "events", "first", "is_final", "last", "topic")
+    __slots__ = ("_centrifugo", "_plain", "_stream", "epoch", "events", "first", "is_final", "last", "topic")
 
     def __init__(self, topic: str, epoch: str, events: Sequence[LiveEvent]) -> None:
         self.topic = topic
@@ -78,14 +101,24 @@ class Batch:
         self.last = events[-1].offset
         #: Whether the topic ends with it.
         self.is_final = is_final(events[-1])
-        self._frames: dict[Form, Frame] = {}
+        self._centrifugo: Frame | None = None
+        self._plain: Frame | None = None
+        self._stream: Frame | None = None
 
     def frame(self, form: Form) -> Frame:
         """Return the shared frame."""
-        frame = self._frames.get(form)
-        if frame is None:
-            frame = self._frames[form] = encode(form, self.topic, self.epoch, self.events)
-        return frame
+        # Fields and no dictionary: hashing a member of an enum costs a tenth of a delivery.
+        if form is Form.PLAIN:
+            if self._plain is None:
+                self._plain = encode(form, self.topic, self.epoch, self.events)
+            return self._plain
+        if form is Form.STREAM:
+            if self._stream is None:
+                self._stream = encode(form, self.topic, self.epoch, self.events)
+            return self._stream
+        if self._centrifugo is None:
+            self._centrifugo = encode(form, self.topic, self.epoch, self.events)
+        return self._centrifugo
 
 
 class Subscriber(Protocol):
@@ -103,8 +136,8 @@ class Subscriber(Protocol):
     def details(self) -> Details:
         """Who it is."""
 
-    def unsubscribed(self, topic: str, code: UnsubscribeCode) -> None:
-        """Its subscription was ended by the server."""
+    def unsubscribed(self, topic: str, code: int) -> None:
+        """Its subscription was ended by the server: `UnsubscribeCode`, or what an operator has chosen."""
 
     def finished(self, topic: str) -> None:
         """It has just been sent the final event of the topic."""
@@ -122,6 +155,8 @@ class Subscription:
 
     feed: Feed
     subscriber: Subscriber
+    queue: SendQueue
+    form: Form
     #: The last offset it was sent, or that its reply names.
     at: int = 0
     epoch: str = ""
@@ -130,6 +165,10 @@ class Subscription:
     #: More was held back than fits, or was not in the hint: only the log has it.
     overflowed: bool = False
     ended: bool = False
+    #: Its subscribe was answered: until then its end is not told, for clients do not heed one before that.
+    answered: bool = False
+    #: The code with which it ended before it was answered.
+    owed_end: int = 0
 
     def take(self, batch: Batch) -> bool:
         """Send a batch, or hold it back. What was sent before is left out. True if it went out as it is."""
@@ -145,9 +184,9 @@ class Subscription:
 
     def send_events(self, events: Sequence[LiveEvent]) -> None:
         """Send events that are for this subscription alone; they follow what it has."""
-        if events:
-            self.at = events[-1].offset or self.at
-            if self._send(Batch(self.feed.topic, self.epoch, events)):
+        for part in parts(events) if events else ():
+            self.at = part[-1].offset or self.at
+            if self._send(Batch(self.feed.topic, self.epoch, part)):
                 count(Verdict.SENT)
 
     def go_live(self) -> bool:
@@ -156,7 +195,9 @@ class Subscription:
         logged = [event for event in held if event.offset > self.at]
         joined = splice([], logged)
         starts = not joined.events or joined.events[0].offset == self.at + 1
-        if self.overflowed or joined.gap or not starts:
+        # The feed may have begun beyond what this one's read of the log saw: another has read it later.
+        reaches = (joined.events[-1].offset if joined.events else self.at) >= self.feed.last
+        if self.overflowed or joined.gap or not (starts and reaches):
             self.held, self.overflowed = [], False
             return False
         self.held = None
@@ -176,19 +217,18 @@ class Subscription:
 
     def _send(self, batch: Batch) -> bool:
         """Offer a batch; true if it went out, which whoever sends to many counts at once."""
-        subscriber = self.subscriber
-        queue = subscriber.queue
-        queue.events += len(batch.events)
-        verdict = queue.offer(batch.frame(subscriber.form), self.feed.delivery)
+        verdict = self.queue.offer(batch.frame(self.form), self.feed.delivery)
+        if verdict is Verdict.KEPT_BACK and not self._keep_back(batch.events):
+            verdict = Verdict.TOO_SLOW
+        if verdict in (Verdict.SENT, Verdict.KEPT_BACK):
+            self.queue.events += len(batch.events)
         if verdict is Verdict.SENT:
             if batch.is_final:
-                subscriber.finished(self.feed.topic)
+                self.subscriber.finished(self.feed.topic)
             return True
         count(verdict)
-        if verdict is Verdict.TOO_SLOW or (
-            verdict is Verdict.KEPT_BACK and not self._keep_back(batch.events)
-        ):
-            subscriber.too_slow()
+        if verdict is Verdict.TOO_SLOW:
+            self.subscriber.too_slow()
         return False
 
     def _keep_back(self, events: Sequence[LiveEvent]) -> bool:
@@ -196,11 +236,10 @@ class Subscription:
         newest = {key_of(event): event for event in events}
         if "" in newest:
             return False
-        form, topic = self.subscriber.form, self.feed.topic
-        queue = self.subscriber.queue
-        kept = True
+        topic, kept = self.feed.topic, True
         for key, event in newest.items():
-            kept = queue.keep_back(topic, key, encode(form, topic, self.epoch, [event])) and kept
+            frame = encode(self.form, topic, self.epoch, [event])
+            kept = self.queue.keep_back(topic, key, frame) and kept
         return kept
 
 
@@ -253,7 +292,7 @@ class Feed:
         if not new:
             return
         self.last = new[-1].offset or self.last
-        self._queue.append(Batch(self.topic, self.epoch, new))
+        self._queue += [Batch(self.topic, self.epoch, part) for part in parts(new)]
         if not self._is_busy:
             self._next_batch()
 
@@ -268,11 +307,7 @@ class Feed:
 
     def _fan_out(self, batch: Batch, readers: list[Subscription], start: int) -> bool:
         """Serve a slice and have the rest served later. True when all are served."""
-        sent = 0
-        for subscription in readers[start : start + self._slice]:
-            if not subscription.ended:
-                sent += subscription.take(batch)
-        count(Verdict.SENT, sent)
+        count(Verdict.SENT, _serve(readers[start : start + self._slice], batch))
         if start + self._slice >= len(readers):
             return True
         self._later(lambda: self._go_on(batch, readers, start + self._slice))
@@ -282,3 +317,35 @@ class Feed:
         if self._fan_out(batch, readers, start):
             self._is_busy = False
             self._next_batch()
+
+
+def _serve(readers: Sequence[Subscription], batch: Batch) -> int:
+    """Give a batch to every reader; return to how many it went out as it is.
+
+    This loop is what a delivery costs besides the system call: a reader that stands right before the batch,
+    owes nothing and takes whole frames gets its bytes without another call of ours.
+    """
+    sent, at_once = 0, not batch.is_final
+    before = batch.first - 1 if batch.first else None
+    last, events = batch.last, len(batch.events)
+    form, wire = None, b""
+    for reader in readers:
+        if reader.ended:
+            continue
+        queue = reader.queue
+        direct = queue.direct
+        is_next = before is None or reader.at == before
+        if at_once and is_next and direct is not None and reader.held is None and not queue.owes:
+            if reader.form is not form:
+                form = reader.form
+                frame = batch.frame(form)
+                wire = frame.wire or frame.prepare()
+            if before is not None:
+                reader.at = last
+            queue.events += events
+            if pending := direct(wire):
+                queue.fell_behind(pending)
+            sent += 1
+        else:
+            sent += reader.take(batch)
+    return sent

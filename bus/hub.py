@@ -12,35 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bus import connections, layer, presence, publishing
+from bus import connections, layer, memory, orders, presence, publishing, reaper, tending
 from bus.conf import conf
+from bus.faults import fault
 from bus.feeds import Feed, Subscriber, Subscription
 from bus.layer import Control, LiveEvent
 from bus.link import Link, end_tasks
 from bus.live import is_meant
-from bus.log import StoredEvent, TopicState
+from bus.lives import Lives
+from bus.log import TopicState
 from bus.log.current import event_log
 from bus.log.threads import in_thread
-from bus.metrics import GAP_FILLS, LOOP_LAG, SEND_QUEUE_BYTES
+from bus.metrics import GAP_FILLS, LOOP_LAG, LOOP_TASKS
+from bus.openings import Openings
 from bus.permissions import rule_of
 from bus.protocol.errors import BusError, DisconnectCode, UnrecoverablePosition, UnsubscribeCode
 from bus.protocol.positions import Position
-from bus.replay import Replay
+from bus.replay import Replay, fitting, live
 
 logger = logging.getLogger(__name__)
-
-#: Topic of the live figures, which each process makes for those who read it there.
-STATS_TOPIC = "sys:stats"
-#: Events of a recovery that go into the subscribe reply: more follow as pushes.
-MAX_REPLY_BYTES = 262_144
-#: Topics whose former epoch is remembered.
-MAX_REBORN = 1_000
-#: A client that has taken nothing for so many ticks is slow, however little it is owed.
-STUCK_TICKS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +64,10 @@ class Hub:
         self._filling: dict[str, int] = {}
         #: Offsets that were hinted before the log was read for the first time.
         self._early: dict[str, int] = {}
-        self._lingering: dict[tuple[str, str], asyncio.TimerHandle] = {}
-        #: Topic to the former and the present epoch, where one has begun anew while it was read here.
-        self._reborn: dict[str, tuple[str, str]] = {}
+        self._lives = Lives(self._let_go)
+        self._openings = Openings()
+        #: When those topics that are read here and were never written to are renewed next.
+        self._renew_at = 0.0
         self._lag = 0.0
         self._passed_on = 0
         self.link = Link(self)
@@ -82,13 +77,14 @@ class Hub:
         layer.attach(self, self.link)
         self.link.start()
         self.spawn(self._tick_for_ever())
+        self.spawn(reaper.watch_for_ever())
+        self.spawn(memory.give_back_for_ever())
         self.spawn(connections.connection_manager.beat_for_ever(lambda: (self._lag * 1000, self.link.is_up)))
 
     async def stop(self) -> None:
         """End the tasks and leave the layer. Connections are to be closed before."""
         layer.detach(self)
-        for handle in self._lingering.values():
-            handle.cancel()
+        self._lives.close()
         await end_tasks(list(self._tasks))
         await self.link.stop()
 
@@ -100,13 +96,20 @@ class Hub:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, BusError):
+            logger.warning("work of the hub was not done: %s", error)  # the tick does it again
+        elif error is not None:
             logger.error("a task of the hub failed", exc_info=error)
 
     @property
     def topics(self) -> list[str]:
         """Topics that are read here."""
         return list(self._feeds)
+
+    def readers(self) -> Counter[str]:
+        """Return how many read each topic here."""
+        return Counter({topic: len(feed.subscriptions) for topic, feed in self._feeds.items()})
 
     async def subscribe(
         self, subscriber: Subscriber, topic: str, since: Position | None = None
@@ -121,8 +124,9 @@ class Hub:
         Raises:
             LogUnavailable: the log could not be read.
         """
+        fault("hub.before_locate")
         feed = self._feed(topic)
-        subscription = Subscription(feed, subscriber)
+        subscription = Subscription(feed, subscriber, subscriber.queue, subscriber.form)
         feed.subscriptions[subscriber] = subscription
         try:
             return await self._locate(subscription, since)
@@ -134,8 +138,10 @@ class Hub:
         feed = subscription.feed
         if not feed.is_logged:
             return self._at(subscription, Position(epoch="", offset=0), recovered=False, events=[], top=0)
-        if since is not None and (reborn := self._reborn.get(feed.topic)) and since.epoch == reborn[0]:
-            return await self._begin_anew(subscription, reborn[1])
+        if since is not None and (epoch := self._lives.next_of(feed.topic, since.epoch)):
+            if (anew := await self._begin_anew(subscription, epoch)) is not None:
+                return anew
+            self._lives.forget(feed.topic)
         here = Position(epoch=feed.epoch, offset=feed.last)
         if feed.epoch and since in (None, here):
             # The feed stands there already, so there is nothing to read.
@@ -143,25 +149,27 @@ class Hub:
         found = await self._replay.recover(feed.topic, since)
         position, top = found.position, found.top
         if not position.epoch:
+            self._openings.take(subscription.subscriber.details, self._loop.time())
             opened, top = await self._open(feed.topic)
             # Who recovers from the beginning also gets what was stored since the log was read.
             position = Position(epoch=opened.epoch, offset=0) if found.recovered else opened
         feed.locate(position.epoch, top)
         if self._early.pop(feed.topic, 0) > feed.last:
             self.spawn(self._compare([feed]))
-        events = _fitting(found.events)
+        events = fitting(found.events)
         if len(events) < len(found.events):
             position = Position(epoch=position.epoch, offset=events[-1].offset)
         return self._at(subscription, position, recovered=found.recovered, events=events, top=top)
 
-    async def _begin_anew(self, subscription: Subscription, epoch: str) -> Subscribed:
+    async def _begin_anew(self, subscription: Subscription, epoch: str) -> Subscribed | None:
         """Start at the beginning of the topic's new life, for one who was reading the former to its end.
 
         Not recovered, for the position is void; but nothing of the new life is missed, it follows as pushes.
+        None if that life is over, too.
         """
         found = await self._replay.recover(subscription.feed.topic, None)
         if found.position.epoch != epoch:
-            raise UnrecoverablePosition
+            return None
         subscription.feed.locate(epoch, found.top)
         start = Position(epoch=epoch, offset=0)
         return self._at(subscription, start, recovered=False, events=[], top=found.top)
@@ -186,8 +194,12 @@ class Hub:
 
     def release(self, subscribed: Subscribed) -> None:
         """Let live events through, after what is still missing."""
+        fault("hub.before_release")
         subscription = subscribed.subscription
+        subscription.answered = True
         if subscription.ended:
+            if subscription.owed_end:
+                subscription.subscriber.unsubscribed(subscription.feed.topic, subscription.owed_end)
             return
         if subscribed.epoch != subscription.feed.epoch:
             self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
@@ -218,11 +230,14 @@ class Hub:
             self._early.pop(feed.topic, None)
             self.link.leave(feed.topic)
 
-    def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+    def _end(self, subscription: Subscription, code: int) -> None:
         self.unsubscribe(subscription.subscriber, subscription.feed.topic)
-        subscription.subscriber.unsubscribed(subscription.feed.topic, code)
+        if subscription.answered:
+            subscription.subscriber.unsubscribed(subscription.feed.topic, code)
+        else:
+            subscription.owed_end = code
 
-    def _end_all(self, feed: Feed, code: UnsubscribeCode) -> None:
+    def _end_all(self, feed: Feed, code: int) -> None:
         for subscription in list(feed.subscriptions.values()):
             self._end(subscription, code)
 
@@ -235,7 +250,7 @@ class Hub:
                 async for page in self._replay.pages(feed.topic, since, max(feed.last, top)):
                     if subscription.ended:
                         return
-                    await self._send_page(subscription, _live(page))
+                    await self._send_page(subscription, live(page))
                 if subscription.go_live():
                     return
         except UnrecoverablePosition:
@@ -246,7 +261,8 @@ class Hub:
 
     async def _send_page(self, subscription: Subscription, events: list[LiveEvent]) -> None:
         while events and not subscription.ended:
-            part = _fitting(events)
+            part = fitting(events)
+            fault("hub.before_page")
             subscription.send_events(part)
             events = events[len(part) :]
             # No socket tells when it has taken something.
@@ -273,6 +289,8 @@ class Hub:
 
     def hear_control(self, order: Control) -> None:
         """Carry out an order about connections, subscriptions or presence."""
+        if not orders.is_new(order):
+            return
         if order.kind in ("join", "leave"):
             feed = self._feeds.get(order.topic)
             for subscriber in list(feed.subscriptions) if feed else []:
@@ -286,11 +304,13 @@ class Hub:
         feed = self._feeds.get(order.topic)
         for subscription in list(feed.subscriptions.values()) if feed else []:
             if is_meant(order, subscription.subscriber):
-                self._end(subscription, UnsubscribeCode(order.code or UnsubscribeCode.SERVER))
+                self._end(subscription, order.code or UnsubscribeCode.SERVER)
 
     def _pass_on(self, feed: Feed, events: Sequence[LiveEvent]) -> None:
         self._passed_on += len(events)
+        fault("hub.before_pass_on")
         feed.pass_on(events)
+        fault("hub.after_pass_on")
 
     def _fill(self, feed: Feed, top: int) -> None:
         """Fetch up to `top`, unless somebody is about it: then that one goes on to `top`."""
@@ -303,11 +323,12 @@ class Hub:
     async def _fill_gap(self, feed: Feed) -> None:
         try:
             while feed.last < self._filling[feed.topic]:
+                fault("hub.before_fill")
                 since = Position(epoch=feed.epoch, offset=feed.last)
                 for event_page in [
                     page async for page in self._replay.pages(feed.topic, since, since.offset + 1)
                 ]:
-                    self._pass_on(feed, _live(event_page))
+                    self._pass_on(feed, live(event_page))
         except UnrecoverablePosition:
             self._end_all(feed, UnsubscribeCode.INSUFFICIENT_STATE)
         except BusError as error:
@@ -317,12 +338,13 @@ class Hub:
 
     async def _tick_for_ever(self) -> None:
         interval = conf().tick_interval.total_seconds()
-        due = time.monotonic() + interval
+        due = self._loop.time() + interval
         while True:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self._lag = max(0.0, time.monotonic() - due)
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            self._lag = max(0.0, self._loop.time() - due)
             LOOP_LAG.set(self._lag)
-            due = max(due, time.monotonic()) + interval
+            LOOP_TASKS.set(len(asyncio.all_tasks()))
+            due = max(due, self._loop.time()) + interval
             try:
                 await self._tick(interval)
             except BusError as error:
@@ -331,11 +353,25 @@ class Hub:
                 logger.exception("a tick failed")
 
     async def _tick(self, interval: float) -> None:
-        self._tend_queues()
+        fault("hub.tick")
+        tending.tend_queues(self._feeds.values(), self._loop.time())
         self._show_stats(interval)
         await self._compare([feed for feed in self._feeds.values() if feed.is_logged and feed.epoch])
         await connections.connection_manager.check()
+        if connections.connection_manager.count:
+            await orders.carry_out(self.hear_control)
         await presence.end_leases()
+        await self._renew()
+
+    async def _renew(self) -> None:
+        """Keep topics that are read here, though nobody has written to them yet, from being forgotten."""
+        now = self._loop.time()
+        if now < self._renew_at:
+            return
+        self._renew_at = now + conf().unused_topic_age.total_seconds() / 4
+        unused = [feed.topic for feed in self._feeds.values() if feed.epoch and not feed.last]
+        if unused:
+            await in_thread(event_log().renew, unused)
 
     async def _compare(self, feeds: list[Feed]) -> None:
         """Find what no hint told of: newer events, other epochs, ended topics."""
@@ -349,70 +385,31 @@ class Hub:
     def _compare_one(self, feed: Feed, state: TopicState | None) -> None:
         if state is None or state.epoch != feed.epoch:
             if state is not None:
-                self._remember_reborn(feed, state.epoch)
+                self._lives.begun_anew(feed.topic, feed.epoch, state.epoch)
             self._end_all(feed, UnsubscribeCode.INSUFFICIENT_STATE)
             return
         if state.last_offset > feed.last:
             self._fill(feed, state.last_offset)
-        place = (feed.topic, feed.epoch)
-        if state.ended_at is not None and place not in self._lingering:
-            linger = conf().task_linger.total_seconds()
-            self._lingering[place] = self._loop.call_later(linger, self._let_go, place)
+        if state.ended_at is not None:
+            self._lives.ended(feed.topic, feed.epoch)
 
-    def _remember_reborn(self, feed: Feed, epoch: str) -> None:
-        self._reborn.pop(feed.topic, None)
-        self._reborn[feed.topic] = (feed.epoch, epoch)
-        if len(self._reborn) > MAX_REBORN:
-            del self._reborn[next(iter(self._reborn))]
-
-    def _let_go(self, place: tuple[str, str]) -> None:
+    def _let_go(self, topic: str, epoch: str) -> None:
         """End the subscriptions of a topic that has ended, unless it has begun anew."""
-        del self._lingering[place]
-        feed = self._feeds.get(place[0])
-        if feed is not None and feed.epoch == place[1]:
+        feed = self._feeds.get(topic)
+        if feed is not None and feed.epoch == epoch:
             self._end_all(feed, UnsubscribeCode.ENDED)
-
-    def _tend_queues(self) -> None:
-        owed = 0
-        for subscriber in {reader for feed in self._feeds.values() for reader in feed.subscriptions}:
-            owed += subscriber.queue.pending_bytes
-            if subscriber.queue.tend() >= STUCK_TICKS:
-                subscriber.too_slow()
-        SEND_QUEUE_BYTES.set(owed)
 
     def _show_stats(self, interval: float) -> None:
         passed_on, self._passed_on = self._passed_on, 0
-        feed = self._feeds.get(STATS_TOPIC)
-        if feed is None:
-            return
-        manager = connections.connection_manager
-        stats = {
-            "server": layer.INSTANCE,
-            "connections": manager.count,
-            "max_connections": manager.max_connections,
-            "all_connections": manager.count_everywhere,
-            "topics": len(self._feeds),
-            "events_per_s": round(passed_on / interval, 1),
-            "loop_lag_ms": round(self._lag * 1000, 1),
-            "layer_up": self.link.is_up,
-        }
-        feed.pass_on([LiveEvent(0, "stats", publishing.encode_event("stats", stats))])
-
-
-def _live(events: Sequence[StoredEvent]) -> list[LiveEvent]:
-    return [LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info) for e in events]
-
-
-def _fitting(events: Sequence[StoredEvent | LiveEvent]) -> list[LiveEvent]:
-    """Return as many of the first events as fit into one message, and at least one."""
-    taken: list[LiveEvent] = []
-    size = 0
-    for e in events:
-        size += len(e.payload)
-        if taken and size > MAX_REPLY_BYTES:
-            break
-        taken.append(LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info))
-    return taken
+        feed = self._feeds.get(tending.STATS_TOPIC)
+        if feed is not None:
+            stats = tending.figures(
+                topics=len(self._feeds),
+                events_per_second=passed_on / interval,
+                lag=self._lag,
+                layer_up=self.link.is_up,
+            )
+            feed.pass_on([stats])
 
 
 _hub: Hub | None = None
@@ -433,17 +430,21 @@ def running() -> Hub | None:
     return _hub
 
 
-async def shut_down(spread: float = 3.0) -> None:
+async def shut_down(spread: float = 3.0, hurry: asyncio.Event | None = None) -> None:
     """Take leave of all clients within `spread` seconds, commit what is owed, remove our rows.
 
     Clients are told to come again (3001), spread over time so that they do not all come to the other servers
-    at once.
+    at once; `hurry`, once set, ends the waiting. Without a hub there is nothing to take leave of.
     """
     global _hub
     former, _hub = _hub, None
     manager = connections.connection_manager
-    await manager.close_all(DisconnectCode.SHUTDOWN, spread=spread)
+    fault("shutdown.began")
+    if former is not None:
+        await manager.close_all(DisconnectCode.SHUTDOWN, spread=spread, hurry=hurry)
+    fault("shutdown.closed")
     await asyncio.to_thread(publishing.stop_writer)
+    fault("shutdown.flushed")
     if former is not None:
         await former.stop()
         await manager.remove_rows()

@@ -30,12 +30,19 @@ from bus.protocol.topics import group_name, split
 #: The group of all server processes.
 EVERYONE = "bus.everyone"
 
+#: What servers call their version.
+VERSION = "xnai 0.1"
+
 #: Name of this process in rows and messages; no two processes ever share one.
 INSTANCE = f"{socket.gethostname()[:60]}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-class LiveEvent(Struct, frozen=True):
-    """What a subscriber gets to see of an event. Offset 0: it is not logged."""
+class LiveEvent(Struct, frozen=True, gc=False):
+    """What a subscriber gets to see of an event. Offset 0: it is not logged.
+
+    Like the next one it holds texts and numbers only. Were they tracked, the hints of a busy topic would have
+    the garbage collector go through the whole heap again and again: most of what a hint costs.
+    """
 
     offset: int
     event_type: str
@@ -44,7 +51,7 @@ class LiveEvent(Struct, frozen=True):
     info: bytes | None = None
 
 
-class HintEvent(Struct, frozen=True, omit_defaults=True):
+class HintEvent(Struct, frozen=True, omit_defaults=True, gc=False):
     """A `LiveEvent` on its way."""
 
     offset: int
@@ -70,7 +77,8 @@ class Control(Struct, frozen=True, tag="control", omit_defaults=True):
     """An order to whoever holds the connections or subscriptions it is about."""
 
     sender: str
-    #: `disconnect`, `replaced`, `unsubscribe`, `revoke`, `message`, `join`, `leave` or `removed`.
+    #: `disconnect`, `replaced`, `subscribe`, `unsubscribe`, `revoke`, `message`, `join`, `leave` or
+    #: `removed`.
     kind: str
     agent_id: str = ""
     client_id: str = ""
@@ -81,6 +89,8 @@ class Control(Struct, frozen=True, tag="control", omit_defaults=True):
     reason: str = ""
     generation: int = 0
     data: Raw | UnsetType = UNSET
+    #: Of an order that also stands in a row: it is carried out once.
+    number: int = 0
 
 
 class Canary(Struct, frozen=True, tag="canary"):
@@ -94,6 +104,8 @@ Message: TypeAlias = Hint | Control | Canary
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Message).decode
+#: How every hint of this process begins.
+_OWN_HINT = _encode(Hint(INSTANCE, "", "", 0, 0)).decode().partition(INSTANCE)[0] + INSTANCE + '"'
 
 
 class Receiver(Protocol):
@@ -119,6 +131,8 @@ class _Server:
     def __init__(self, receiver: Receiver, post: Post) -> None:
         self.receiver = receiver
         self.post = post
+        #: No other server lives, so nobody would hear a hint.
+        self.is_alone = False
         self.loop = asyncio.get_running_loop()
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
@@ -146,12 +160,23 @@ def detach(receiver: Receiver) -> None:
         _server = None
 
 
+def set_alone(is_alone: bool) -> None:
+    """Say whether this is the only server, as the leases tell: then hints are not sent.
+
+    A server that has just come is seen within a second; until then its own ticks find what no hint told of.
+    """
+    if _server is not None:
+        _server.is_alone = is_alone
+
+
 def hint(topic: str, epoch: str, first: int, last: int, events: Sequence[StoredEvent]) -> None:
     """Tell all processes of events that are committed. From any thread; never raises, never waits."""
     server = _server
     if server is not None:
         live = [LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info) for e in events]
         server.call(server.receiver.hear_hint, topic, epoch, first, last, live)
+        if server.is_alone:
+            return
     _send(group_name(topic), encode_hint(topic, epoch, first, last, events))
 
 
@@ -190,6 +215,11 @@ def decode(body: Any) -> Message | None:
         HINTS.labels("foreign").inc()
         return None
     return message
+
+
+def is_own_hint(body: Any) -> bool:
+    """Tell whether a body is a hint of this process, without reading all of it: it was heard directly."""
+    return isinstance(body, str) and body.startswith(_OWN_HINT)
 
 
 def arrived(event: HintEvent) -> LiveEvent:

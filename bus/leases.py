@@ -10,27 +10,59 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from bus.clocks import Watch
 from bus.conf import conf
+from bus.faults import fault
 from bus.log.dialect import dialect_of
 from bus.models import ActiveConnection, Agent, ConnectionSession, ServerInstance
 from bus.protocol.errors import DisconnectCode
 
+#: The leases of all servers, as this process has seen them.
+watch = Watch()
+
 #: Reason of a session whose server or heartbeat was lost.
 LOST = "lost"
 
-_NEXT_GENERATION = (
-    "INSERT INTO bus_agent (agent_id, generation, first_seen_at, last_seen_at, connects) "
-    "VALUES (%s, 1, %s, %s, 1) "
-    "ON CONFLICT (agent_id) DO UPDATE SET generation = bus_agent.generation + 1, "
-    "connects = bus_agent.connects + 1, last_seen_at = excluded.last_seen_at RETURNING generation"
+#: Columns of a new connection and its session, in the order of `_connection` and `_session`.
+CONNECTION_COLUMNS = (
+    "client_id, server_instance_id, agent_id, generation, user_id, session_id, task_id, transport, address, "
+    "user_agent, connected_at, last_heartbeat, last_activity, topics, pending_bytes, close_reason"
+)
+SESSION_COLUMNS = (
+    "client_id, agent_id, user_id, server_instance, transport, address, connected_at, disconnected_at, code, "
+    "reason, events_in, events_out"
+)
+
+
+def _insert(table: str, columns: str) -> str:
+    marks = ", ".join(["%s"] * (columns.count(",") + 1))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608  (names of our own)
+
+
+_INSERT_CONNECTION = _insert("bus_activeconnection", CONNECTION_COLUMNS)
+_INSERT_SESSION = _insert("bus_connectionsession", SESSION_COLUMNS)
+_END_SESSION = (
+    "UPDATE bus_connectionsession SET events_in = %s, events_out = %s, "
+    "code = CASE WHEN disconnected_at IS NULL THEN %s ELSE code END, "
+    "reason = CASE WHEN disconnected_at IS NULL THEN %s ELSE reason END, "
+    "disconnected_at = COALESCE(disconnected_at, %s) WHERE client_id = %s"
+)
+#: Draws the next generations of agents, as many for each as it has connections.
+_GENERATIONS = (
+    "INSERT INTO bus_agent (agent_id, generation, first_seen_at, last_seen_at, connects) VALUES {rows} "
+    "ON CONFLICT (agent_id) DO UPDATE SET generation = bus_agent.generation + excluded.generation, "
+    "connects = bus_agent.connects + excluded.connects, last_seen_at = excluded.last_seen_at "
+    "RETURNING agent_id, generation"
 )
 
 
@@ -74,41 +106,75 @@ class Farewell:
 
 
 def enter(details: Details, server: str) -> int:
-    """Write the rows of a new connection; return the agent's generation that it holds, 0 without an agent.
+    """Write the rows of a new connection; return the agent's generation that it holds, 0 without an agent."""
+    (generation,) = enter_all([details], server)
+    return generation
 
-    Rows of the agent's former connections are closed as replaced; their servers close the sockets.
+
+def enter_all(arrivals: Sequence[Details], server: str) -> list[int]:
+    """Write the rows of new connections in one transaction; return the generation that each holds.
+
+    Rows of their agents' former connections are closed as replaced; their servers close the sockets. Of
+    several connections of one agent the last is the newest: the others have been replaced already.
     """
+    fault("leases.before_enter")
     now = timezone.now()
     with transaction.atomic():
         _renew(server, now, loop_lag_ms=0.0, layer_up=None)
-        generation = _next_generation(details.agent_id, now) if details.agent_id else 0
-        if details.agent_id:
-            former = ActiveConnection.objects.filter(agent_id=details.agent_id)
+        newest = _next_generations(Counter(each.agent_id for each in arrivals if each.agent_id), now)
+        if newest:
+            former = ActiveConnection.objects.filter(agent_id__in=newest)
             _close(former, now, DisconnectCode.REPLACED, DisconnectCode.REPLACED.reason)
-        _row(details, server, generation, now).save(force_insert=True)
-        ConnectionSession.objects.create(
-            client_id=details.client_id,
-            agent_id=details.agent_id,
-            user_id=details.user_id,
-            server_instance=server,
-            transport=details.transport,
-            address=details.address,
-            connected_at=details.connected_at,
-        )
-    return generation
+        generations = _numbered(arrivals, newest)
+        _insert_rows(list(zip(arrivals, generations, strict=True)), newest, server, now)
+        fault("leases.entered")
+    return generations
+
+
+def _insert_rows(
+    arrivals: Sequence[tuple[Details, int]], newest: dict[str, int], server: str, now: datetime
+) -> None:
+    to_column = dialect_of(connection).to_column
+    moment = to_column(now)
+    rows, sessions = [], []
+    for details, generation in arrivals:
+        began = to_column(details.connected_at)
+        is_newest = generation == newest.get(details.agent_id, 0)
+        sessions.append(_session(details, server, began, None if is_newest else moment))
+        if is_newest:
+            rows.append(_connection(details, server, generation, began, moment))
+    with connection.cursor() as cursor:
+        cursor.executemany(_INSERT_CONNECTION, rows)
+        cursor.executemany(_INSERT_SESSION, sessions)
 
 
 def leave(farewell: Farewell) -> None:
     """Remove the row of a connection and write how it ended."""
-    now = timezone.now()
+    leave_all([farewell])
+
+
+def leave_all(farewells: Sequence[Farewell]) -> list[None]:
+    """Remove the rows of connections and write how they ended; a session that has its end keeps it."""
+    fault("leases.before_leave")
+    moment = dialect_of(connection).to_column(timezone.now())
+    ordered = sorted(farewells, key=lambda farewell: farewell.client_id)
     with transaction.atomic():
-        ActiveConnection.objects.filter(client_id=farewell.client_id).delete()
-        ConnectionSession.objects.filter(client_id=farewell.client_id, disconnected_at=None).update(
-            disconnected_at=now, code=farewell.code, reason=farewell.reason[:200]
-        )
-        ConnectionSession.objects.filter(client_id=farewell.client_id).update(
-            events_in=farewell.events_in, events_out=farewell.events_out
-        )
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                _END_SESSION,
+                [
+                    (each.events_in, each.events_out, each.code, each.reason[:200], moment, each.client_id)
+                    for each in ordered
+                ],
+            )
+        remove([each.client_id for each in ordered])
+        fault("leases.left")
+    return [None] * len(ordered)
+
+
+def remove(client_ids: Sequence[str]) -> None:
+    """Remove rows of connections that are gone."""
+    ActiveConnection.objects.filter(client_id__in=client_ids).delete()
 
 
 def beat(server: str, pulses: Iterable[Pulse], *, loop_lag_ms: float, layer_up: bool) -> int:
@@ -133,7 +199,18 @@ def beat(server: str, pulses: Iterable[Pulse], *, loop_lag_ms: float, layer_up: 
             unique_fields=["client_id"],
             update_fields=["last_heartbeat", "last_activity", "topics", "pending_bytes"],
         )
+        fault("leases.beaten")
     return ActiveConnection.objects.count()
+
+
+def is_known(server: str) -> bool:
+    """Tell whether a server has a lease; a server whose lease was taken away had been given up."""
+    return ServerInstance.objects.filter(name=server).exists()
+
+
+def has_peers(server: str) -> bool:
+    """Tell whether there is another server. Its row says so, not its lease: clocks of machines may differ."""
+    return ServerInstance.objects.exclude(name=server).exists()
 
 
 def generations(agent_ids: Collection[str]) -> dict[str, int]:
@@ -166,21 +243,45 @@ def close_server(server: str, code: int, reason: str) -> None:
     """Remove the rows of a server that ends in good order."""
     now = timezone.now()
     with transaction.atomic():
-        _close(ActiveConnection.objects.filter(server_instance=server), now, code, reason)
+        # By its sessions: a row may have gone already, with a heartbeat that saw its connection leave.
+        ConnectionSession.objects.filter(server_instance=server, disconnected_at=None).update(
+            disconnected_at=now, code=code, reason=reason
+        )
+        ActiveConnection.objects.filter(server_instance=server).delete()
         ServerInstance.objects.filter(name=server).delete()
 
 
-def reap(now: datetime) -> tuple[int, list[str]]:
-    """Take away servers whose lease is over and connections whose heartbeat is too old.
+def silent_servers() -> list[str]:
+    """Return the servers whose lease is over: nobody has renewed it for so long, as this process has seen.
+
+    A process that has just begun to look finds none.
+    """
+    found = dict(ServerInstance.objects.values_list("name", "lease_until"))
+    allowed = (conf().instance_lease - conf().heartbeat_interval).total_seconds()
+    return [name for name, silence in watch.look(found).items() if silence >= allowed]
+
+
+def clocks_agree(now: datetime, tolerance: timedelta) -> bool:
+    """Tell whether `now` is about what the clocks of all servers said at their last heartbeats."""
+    ends = ServerInstance.objects.values_list("lease_until", flat=True)
+    return all(abs(end - conf().instance_lease - now) <= tolerance for end in ends)
+
+
+def reap() -> tuple[int, list[str]]:
+    """Take away servers whose lease is over, and connections whose server has long left them out.
 
     Returns:
         How many connections went, and the names of the servers that went.
     """
+    now = timezone.now()
+    dead = silent_servers()
+    # Both times are of the server's own clock, which writes them together at each heartbeat.
+    left_out = F("server_instance__lease_until") - (conf().instance_lease + conf().stale_after)
     with transaction.atomic():
-        dead = list(ServerInstance.objects.filter(lease_until__lt=now).values_list("name", flat=True))
-        stale = Q(server_instance__in=dead) | Q(last_heartbeat__lt=now - conf().stale_after)
+        stale = Q(server_instance__in=dead) | Q(last_heartbeat__lt=left_out)
         went = _close(ActiveConnection.objects.filter(stale), now, None, LOST)
         ServerInstance.objects.filter(name__in=dead).delete()
+        fault("leases.reaped")
         _close_orphaned_sessions(now)
     return went, dead
 
@@ -204,16 +305,73 @@ def _close(rows: QuerySet[ActiveConnection], now: datetime, code: int | None, re
     return len(clients)
 
 
-def _next_generation(agent_id: str, now: datetime) -> int:
+def _next_generations(connects: Counter[str], now: datetime) -> dict[str, int]:
+    """Draw generations, as many for each agent as it has connections; return the highest of each."""
+    if not connects:
+        return {}
     moment = dialect_of(connection).to_column(now)
+    rows: list[Any] = []
+    # In one order everywhere: two servers that lock the same agents cannot wait for each other.
+    for agent_id in sorted(connects):
+        rows += [agent_id, connects[agent_id], moment, moment, connects[agent_id]]
     with connection.cursor() as cursor:
-        cursor.execute(_NEXT_GENERATION, [agent_id, moment, moment])
-        ((generation,),) = cursor.fetchall()
-    return int(generation)
+        marks = ", ".join(["(%s, %s, %s, %s, %s)"] * len(connects))
+        cursor.execute(_GENERATIONS.format(rows=marks), rows)
+        return {agent_id: int(generation) for agent_id, generation in cursor.fetchall()}
+
+
+def _numbered(arrivals: Sequence[Details], newest: dict[str, int]) -> list[int]:
+    """Return the generation of each connection: the last of an agent has the highest."""
+    left = dict(newest)
+    generations = []
+    for details in reversed(arrivals):
+        generations.append(left.get(details.agent_id, 0))
+        if details.agent_id:
+            left[details.agent_id] -= 1
+    return generations[::-1]
+
+
+def _connection(details: Details, server: str, generation: int, began: Any, now: Any) -> tuple[Any, ...]:
+    return (
+        details.client_id,
+        server,
+        details.agent_id,
+        generation,
+        details.user_id,
+        details.session_id,
+        details.task_id,
+        details.transport,
+        details.address,
+        details.user_agent,
+        began,
+        now,
+        now,
+        "[]",
+        0,
+        "",
+    )
+
+
+def _session(details: Details, server: str, began: Any, replaced: Any) -> tuple[Any, ...]:
+    """Return the row of a session; `replaced` is when that happened, if it has happened already."""
+    return (
+        details.client_id,
+        details.agent_id,
+        details.user_id,
+        server,
+        details.transport,
+        details.address,
+        began,
+        replaced,
+        None if replaced is None else int(DisconnectCode.REPLACED),
+        "" if replaced is None else DisconnectCode.REPLACED.reason,
+        0,
+        0,
+    )
 
 
 def _renew(server: str, now: datetime, *, loop_lag_ms: float, layer_up: bool | None) -> None:
-    known = ["lease_until"] if layer_up is None else ["lease_until", "loop_lag_ms", "layer_up"]
+    """Write the lease of a server; without `layer_up`, which only a heartbeat knows, if there is none yet."""
     row = ServerInstance(
         name=server,
         hostname=socket.gethostname(),
@@ -223,6 +381,10 @@ def _renew(server: str, now: datetime, *, loop_lag_ms: float, layer_up: bool | N
         loop_lag_ms=loop_lag_ms,
         layer_up=bool(layer_up),
     )
+    if layer_up is None:
+        ServerInstance.objects.bulk_create([row], ignore_conflicts=True)
+        return
+    known = ["lease_until", "loop_lag_ms", "layer_up"]
     ServerInstance.objects.bulk_create(
         [row], update_conflicts=True, unique_fields=["name"], update_fields=known
     )

@@ -19,6 +19,7 @@ from channels.layers import get_channel_layer
 from bus import layer
 from bus.conf import conf
 from bus.courier import MESSAGE_TYPE, Breaker, group_send
+from bus.faults import fault
 from bus.layer import Canary, Control, Hint, Receiver
 from bus.metrics import HINTS
 from bus.protocol.topics import group_name
@@ -48,6 +49,7 @@ class Link:
         self._canary = 0
         self._returned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
         #: Whether the last canary came back.
         self.is_up = False
 
@@ -57,7 +59,7 @@ class Link:
 
     async def stop(self) -> None:
         """End both and close the connection to the layer."""
-        await end_tasks(self._tasks)
+        await end_tasks([*self._tasks, *self._serving])
         self.is_up = False
         await self._take_down()
 
@@ -90,7 +92,7 @@ class Link:
         self._posted.set()
 
     async def _dispatch(self) -> None:
-        breaker = Breaker()
+        breaker = Breaker(clock=self._loop.time)
         while True:
             await self._posted.wait()
             self._posted.clear()
@@ -101,6 +103,7 @@ class Link:
         if breaker.is_open:
             HINTS.labels("skipped").inc()
             return
+        fault("hint.before_send")
         try:
             await group_send(group, body, conf().layer_timeout)
         except Exception:  # noqa: BLE001  (the layer may raise anything; the supervisor reports that it is down)
@@ -108,6 +111,7 @@ class Link:
             HINTS.labels("failed").inc()
         else:
             HINTS.labels("sent").inc()
+        fault("hint.after_send")
 
     async def _supervise(self) -> None:
         while True:
@@ -123,10 +127,17 @@ class Link:
         if channel_layer is None:
             await asyncio.Event().wait()
         channel = await _in_time(channel_layer.new_channel())
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(channel_layer, channel))
-            tasks.create_task(self._keep_groups(channel_layer, channel))
-            tasks.create_task(self._watch(channel_layer, channel))
+        # No `TaskGroup`: that cancels its tasks once, and a library below may swallow it.
+        works = (self._listen, self._keep_groups, self._watch)
+        self._serving = [self._loop.create_task(work(channel_layer, channel)) for work in works]
+        try:
+            ended, _ = await asyncio.wait(self._serving, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                if task.cancelled():
+                    raise LayerDown("somebody below has cancelled a task")
+                task.result()
+        finally:
+            await end_tasks(self._serving)
 
     async def _take_down(self) -> None:
         channel_layer = get_channel_layer()
@@ -176,7 +187,10 @@ class Link:
         self.is_up = is_up
 
     def _hear(self, envelope: dict[str, Any]) -> None:
-        message = layer.decode(envelope.get("body"))
+        body = envelope.get("body")
+        if layer.is_own_hint(body):
+            return
+        message = layer.decode(body)
         if isinstance(message, Canary):
             if message.sender == layer.INSTANCE and message.number == self._canary:
                 self._returned.set()
@@ -184,6 +198,7 @@ class Link:
             self._pass_on(message)
 
     def _pass_on(self, message: Hint | Control) -> None:
+        fault("hint.heard")
         try:
             if isinstance(message, Control):
                 self._receiver.hear_control(message)
@@ -198,11 +213,11 @@ class Link:
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait for them; a library below may swallow a cancellation, so more than once."""
     left = set(tasks)
-    for _ in range(10):
+    for _ in range(50):
         for task in left:
             task.cancel()
         if left:
-            _, left = await asyncio.wait(left, timeout=0.5)
+            _, left = await asyncio.wait(left, timeout=0.1)
     if left:
         logger.error("%d tasks did not end", len(left))
 

@@ -27,6 +27,16 @@ class Connection(Protocol):
         """Close, and say why."""
 
 
+class Inbox(Protocol):
+    """Reads for a connection that does not read by itself."""
+
+    def end(self) -> None:
+        """Read no more."""
+
+    async def until(self, topic: str, offset: int) -> None:
+        """Wait until the connection was given the event at `offset`; not for ever."""
+
+
 @dataclass(slots=True, eq=False)
 class Live:
     """A connection that this process holds."""
@@ -36,6 +46,10 @@ class Live:
     generation: int = 0
     #: Whether it reads its inbox itself, so that published events reach it by way of the hub.
     reads_inbox: bool = False
+    #: What reads it for the connection otherwise.
+    inbox: Inbox | None = None
+    #: The agent's former connection here, until it is closed.
+    former: Live | None = None
     last_activity: datetime = field(default_factory=timezone.now)
     events_in: int = 0
     events_out: int = 0
@@ -44,6 +58,8 @@ class Live:
     #: What it is subscribed to, and what it owes, asked at each heartbeat.
     topics: Callable[[], list[str]] = list
     pending_bytes: Callable[[], int] = int
+    #: Begins to read a topic because somebody has ordered it; objects that are no sockets cannot.
+    subscribe: Callable[[Control], object] | None = None
 
 
 class HasDetails(Protocol):

@@ -8,18 +8,22 @@ need no exporter and no process has to be alive for the figure to be true.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, QuerySet
+from django.utils import timezone
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bus.models import ActiveConnection, ServerInstance, Transport
+from bus.conf import conf
+from bus.models import ActiveConnection, RunningTask, ServerInstance, Transport
 
 CONNECTIONS = Counter("bus_connections", "Connections that were accepted.", ["transport"])
 RECONNECTIONS = Counter("bus_reconnections", "Connections of agents that had been connected before.")
 REFUSED = Counter("bus_connections_refused", "Connections that were refused.", ["reason"])
+ERRORS = Counter("bus_errors", "Commands and requests that were refused, by error code.", ["code"])
 DISCONNECTIONS = Counter("bus_disconnections", "Connections that ended, by close code.", ["code"])
 CONNECTION_SECONDS = Histogram(
     "bus_connection_seconds",
@@ -33,7 +37,10 @@ ACK_LATENCY = Histogram(
     "From the arrival of a publish to its acknowledgement.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
 )
-RETRIES_FAILED = Counter("bus_retries_failed", "Requests that clients gave up after their last retry.")
+RETRIES_FAILED = Counter(
+    "bus_retries_failed",
+    "Requests given up after the last retry: by clients, as they say when they are back, and by jobs.",
+)
 GAP_FILLS = Counter("bus_gap_fills", "Times that events were fetched from the log because no hint had come.")
 HINTS = Counter("bus_hints", "Messages on the channel layer, by what became of them.", ["outcome"])
 LOG_BATCH = Histogram(
@@ -46,6 +53,9 @@ LOG_COMMIT = Histogram(
 )
 SEND_QUEUE_BYTES = Gauge(
     "bus_send_queue_bytes", "Bytes owed to all connections.", multiprocess_mode="livesum"
+)
+LOOP_TASKS = Gauge(
+    "bus_event_loop_tasks", "Tasks of the event loops of all servers.", multiprocess_mode="livesum"
 )
 LOOP_LAG = Gauge(
     "bus_event_loop_lag_seconds",
@@ -60,6 +70,9 @@ SELECT SUM(t.last_offset - CASE WHEN c."offset" > t.first_offset - 1 THEN c."off
 END) FROM bus_topic t LEFT JOIN bus_cursor c ON c.topic_id = t.id AND t.name = 'agent:' || c.consumer WHERE
 t.name LIKE 'agent:%'
 """
+_FURTHEST_BEHIND = """
+SELECT MAX(t.last_offset - c."offset") FROM bus_cursor c JOIN bus_topic t ON t.id = c.topic_id
+"""
 
 
 class SiteCollector(Collector):
@@ -71,35 +84,41 @@ class SiteCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the figures as they are now."""
+        now = timezone.now()
         yield from (
-            self._connections(),
-            self._by_transport(),
-            self._servers(),
-            self._layer(),
+            self._connections(now),
+            self._by_transport(now),
+            self._servers(now),
+            self._layer(now),
             self._offline(),
+            self._lag(),
+            self._tasks(now),
+            self._volatile(),
         )
 
-    def _connections(self) -> Metric:
+    def _connections(self, now: datetime) -> Metric:
         return GaugeMetricFamily(
-            "active_websocket_connections", "Live connections.", value=ActiveConnection.objects.count()
+            "active_websocket_connections", "Live connections of all servers.", value=_live(now).count()
         )
 
-    def _by_transport(self) -> Metric:
+    def _by_transport(self, now: datetime) -> Metric:
         family = GaugeMetricFamily("bus_active_connections", "Live connections.", labels=["transport"])
-        rows = ActiveConnection.objects.values_list("transport").annotate(Count("pk")).order_by()
+        rows = _live(now).values_list("transport").annotate(Count("pk")).order_by()
         counts = dict(rows)
         for transport in Transport.values:
             family.add_metric([transport], counts.get(transport, 0))
         return family
 
-    def _servers(self) -> Metric:
-        return GaugeMetricFamily("bus_servers", "Server processes.", value=ServerInstance.objects.count())
+    def _servers(self, now: datetime) -> Metric:
+        alive = ServerInstance.objects.filter(lease_until__gt=now).count()
+        return GaugeMetricFamily("bus_servers", "Server processes that hold a lease.", value=alive)
 
-    def _layer(self) -> Metric:
+    def _layer(self, now: datetime) -> Metric:
         family = GaugeMetricFamily(
             "bus_layer_up", "Whether the canary comes back, by server.", labels=["server"]
         )
-        for name, is_up in ServerInstance.objects.values_list("name", "layer_up"):
+        alive = ServerInstance.objects.filter(lease_until__gt=now)
+        for name, is_up in alive.values_list("name", "layer_up"):
             family.add_metric([name], float(is_up))
         return family
 
@@ -107,13 +126,37 @@ class SiteCollector(Collector):
         return GaugeMetricFamily(
             "bus_offline_queue_events",
             "Events of inboxes that their agents have not acknowledged.",
-            value=_owed(),
+            value=_number(_OWED),
+        )
+
+    def _lag(self) -> Metric:
+        return GaugeMetricFamily(
+            "bus_cursor_lag_events",
+            "Events that the cursor furthest behind has still to acknowledge.",
+            value=_number(_FURTHEST_BEHIND),
+        )
+
+    def _tasks(self, now: datetime) -> Metric:
+        family = GaugeMetricFamily("bus_running_tasks", "Jobs under way, by their lease.", labels=["lease"])
+        held = RunningTask.objects.filter(lease_until__gte=now).count()
+        family.add_metric(["held"], held)
+        family.add_metric(["over"], RunningTask.objects.filter(lease_until__lt=now).count())
+        return family
+
+    def _volatile(self) -> Metric:
+        return GaugeMetricFamily(
+            "bus_volatile", "1: the log is kept in memory only, and lost with its process.", conf().volatile
         )
 
 
-def _owed() -> int:
-    """Return how many events all agents have to acknowledge: each inbox, less its agent's cursor."""
+def _live(now: datetime) -> QuerySet[ActiveConnection]:
+    """Rows of servers that hold their lease; those of the others are about to be taken away."""
+    return ActiveConnection.objects.filter(server_instance__lease_until__gt=now)
+
+
+def _number(query: str) -> int:
+    """Return the one number that a query gives; 0 if there is nothing to count."""
     with connection.cursor() as cursor:
-        cursor.execute(_OWED)
+        cursor.execute(query)
         row = cursor.fetchone()
     return int(row[0] or 0) if row else 0

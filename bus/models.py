@@ -40,7 +40,11 @@ class Topic(models.Model):
 class Event(models.Model):
     """One event of a topic, as the bytes that are sent."""
 
-    topic = models.ForeignKey(Topic, on_delete=models.CASCADE, related_name="events", db_index=False)
+    #: Without a constraint of the database: `bus.log` holds the topic's lock whenever it writes events, and
+    #: PostgreSQL's check of every single row costs as much as storing it.
+    topic = models.ForeignKey(
+        Topic, on_delete=models.CASCADE, related_name="events", db_index=False, db_constraint=False
+    )
     offset = models.BigIntegerField()
     event_type = models.CharField(max_length=100)
     #: The whole event object as JSON text, encoded once by the publisher.
@@ -53,17 +57,22 @@ class Event(models.Model):
     #: index.
     key = models.CharField(max_length=200, null=True, blank=True)
     publisher = models.CharField(max_length=200, blank=True)
-    created_at = models.DateTimeField(db_index=True)
+    #: No index: within a topic events are found by offset, and an index costs an eighth of the writing.
+    created_at = models.DateTimeField()
 
     class Meta:
         ordering: ClassVar = ["topic", "offset"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["topic", "offset"], name="bus_event_topic_offset"),
-            models.UniqueConstraint(fields=["topic", "key"], name="bus_event_topic_key"),
+            models.UniqueConstraint(
+                fields=["topic", "key"],
+                name="bus_event_topic_key",
+                condition=models.Q(key__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.topic_id}#{self.offset} {self.event_type}"
+        return f"{self.topic} #{self.offset}"
 
 
 class Cursor(models.Model):
@@ -82,7 +91,7 @@ class Cursor(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.consumer} at {self.topic_id}#{self.offset}"
+        return f"{self.consumer} at {self.topic} #{self.offset}"
 
 
 class Agent(models.Model):
@@ -100,6 +109,26 @@ class Agent(models.Model):
 
     def __str__(self) -> str:
         return self.agent_id
+
+
+class RunningTask(models.Model):
+    """A job under way, as long as its worker renews it; see `bus.runs`."""
+
+    topic = models.CharField(max_length=200, unique=True)
+    #: Drawn at each start: of two workers with the same job the later one holds it.
+    run = models.CharField(max_length=16, unique=True)
+    #: Machine and process, for people.
+    holder = models.CharField(max_length=255)
+    started_at = models.DateTimeField()
+    lease_until = models.DateTimeField(db_index=True)
+    #: When the lease was first seen to be over; null while it is renewed.
+    doubted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["topic"]
+
+    def __str__(self) -> str:
+        return f"{self.topic} by {self.holder}"
 
 
 class ServerInstance(models.Model):
@@ -199,6 +228,8 @@ class Presence(models.Model):
     topic = models.CharField(max_length=200)
     client_id = models.CharField(max_length=36, db_index=True)
     user = models.CharField(max_length=180, blank=True)
+    #: What its token says of it, as JSON text, or empty.
+    info = models.TextField(blank=True, default="")
     #: Name of the server that holds the connection; if that dies, so does this.
     server_instance = models.CharField(max_length=100, db_index=True)
     since = models.DateTimeField()
@@ -239,3 +270,47 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class SubscriptionOrder(models.Model):
+    """A subscription that somebody wants begun or ended: its server takes the row away when it is done."""
+
+    server_instance = models.CharField(max_length=100, db_index=True)
+    #: The order as it also travels on the channel layer, JSON.
+    order = models.TextField()
+    created_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"order {self.pk} for {self.server_instance}"
+
+
+class TokenRevocation(models.Model):
+    """Tokens that were taken back: one by its `jti`, or all that a user or an agent had by then."""
+
+    #: `jti` of the one token; else empty.
+    token_id = models.CharField(max_length=200, blank=True)
+    #: `sub` of the tokens; else empty.
+    user_id = models.CharField(max_length=180, blank=True)
+    #: `agent` of the tokens; else empty.
+    agent_id = models.CharField(max_length=180, blank=True)
+    #: What was issued up to then is void.
+    revoked_at = models.DateTimeField()
+    #: When the tokens have expired by themselves, so that nothing needs to be remembered; null: never.
+    expires_at = models.DateTimeField(null=True, blank=True, db_index=True)
+    note = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-revoked_at"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="bus_tokenrevocation_names_one",
+                condition=(
+                    ~models.Q(token_id="") & models.Q(user_id="", agent_id="")
+                    | ~models.Q(user_id="") & models.Q(token_id="", agent_id="")
+                    | ~models.Q(agent_id="") & models.Q(token_id="", user_id="")
+                ),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.token_id or self.user_id or self.agent_id

@@ -2,11 +2,13 @@
 
 An `Identity` is whoever stands behind a request, made by the edges from a token, a key or a session. Rules
 are those of `BUS["TOPICS"]`, the most specific pattern first. Every door asks here, nobody decides
-elsewhere: a topic without a rule does not exist, and what no rule grants is refused.
+elsewhere: a topic without a rule does not exist, and what no rule grants is refused. Rules are read when a
+process starts: a change of them needs a restart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -41,6 +43,11 @@ class Identity:
     #: If there are any, no topic outside of them is reachable, whatever the rules grant.
     topic_patterns: tuple[str, ...] = ()
 
+    def reaches(self, topic: str) -> bool:
+        """Tell whether a topic lies within the patterns, where there are any."""
+        patterns = self.topic_patterns
+        return not patterns or any(topics.matches(pattern, topic) for pattern in patterns)
+
     @property
     def name(self) -> str:
         """How the log names it as a publisher."""
@@ -73,19 +80,25 @@ def rule_of(topic: str) -> TopicOptions:
     return rule
 
 
-def allows(identity: Identity, verb: Verb, topic: str) -> bool:
+def allows(identity: Identity, verb: Verb, topic: str, *, by_token: Container[str] = ()) -> bool:
     """Tell whether `identity` may. False for a topic that has no rule.
+
+    Args:
+        identity: who.
+        verb: does what.
+        topic: with which topic.
+        by_token: topics for which it holds a subscription token.
 
     Raises:
         BadRequest: this is no name of a topic.
     """
     topics.check_topic(topic)
     rule = _rules().find(topic)
-    return rule is not None and _granted(identity, verb, topic, rule)
+    return rule is not None and _granted(identity, verb, topic, rule, by_token)
 
 
-def check(identity: Identity, verb: Verb, topic: str) -> TopicOptions:
-    """Return the rule of `topic` if `identity` may.
+def check(identity: Identity, verb: Verb, topic: str, *, by_token: Container[str] = ()) -> TopicOptions:
+    """Return the rule of `topic` if `identity` may. Arguments are those of `allows`.
 
     Raises:
         BadRequest: this is no name of a topic.
@@ -93,22 +106,25 @@ def check(identity: Identity, verb: Verb, topic: str) -> TopicOptions:
         PermissionDenied: it may not.
     """
     rule = rule_of(topic)
-    if not _granted(identity, verb, topic, rule):
+    if not _granted(identity, verb, topic, rule, by_token):
         raise PermissionDenied
     return rule
 
 
-def _granted(identity: Identity, verb: Verb, topic: str, rule: TopicOptions) -> bool:
+def _granted(
+    identity: Identity, verb: Verb, topic: str, rule: TopicOptions, by_token: Container[str]
+) -> bool:
     if identity.kind == "server":
         return True
-    patterns = identity.topic_patterns
-    if patterns and not any(topics.matches(pattern, topic) for pattern in patterns):
+    if not identity.reaches(topic):
         return False
     if identity.is_staff and verb != "publish":
         return True
     if identity.is_staff and not identity.may_publish:
         return False
-    return any(_holds(identity, grant, topic) for grant in _grants(rule, verb))
+    if verb == "subscribe" and topic in by_token:
+        return True
+    return any(_holds(identity, grant, topic, by_token) for grant in _grants(rule, verb))
 
 
 def _grants(rule: TopicOptions, verb: Verb) -> tuple[str, ...]:
@@ -121,14 +137,14 @@ def _grants(rule: TopicOptions, verb: Verb) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else given
 
 
-def _holds(identity: Identity, grant: str, topic: str) -> bool:
+def _holds(identity: Identity, grant: str, topic: str, by_token: Container[str]) -> bool:
     match grant:
-        case "anyone":
-            return True
         case "authenticated":
             return identity.kind != "anonymous"
         case "staff":
             return identity.is_staff
+        case "token":
+            return topic in by_token
         case "owner":
             return bool(identity.agent_id) and topics.split(topic)[1] == identity.agent_id
         case _:

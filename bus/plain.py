@@ -2,21 +2,20 @@
 
 `/ws/agents/<agent_id>/` is an inbox, `/ws/progress/<task_id>/` the progress of a task.
 Each frame out is one event with its `topic`, `offset` and `epoch`; each frame in is an object with a `type`.
-What is wrong is answered with an `error` event and the socket stays open. `?offset=&epoch=` or `?since=`
+A frame in with an `id` is answered with a `done` event once it is done, and that means committed. What is
+wrong is answered with an `error` event and the socket stays open. `?offset=&epoch=` or `?since=`
 replays; an inbox begins at its agent's cursor. After the final event of a task the server closes with 1000.
 The pings of the WebSocket protocol itself keep these sockets alive.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs
 
-import msgspec
-
-from bus import credentials, remote
+from bus import credentials, remote, starts
 from bus.acks import position
 from bus.conf import conf
 from bus.feeds import Form
@@ -25,20 +24,22 @@ from bus.log.threads import in_thread
 from bus.permissions import check
 from bus.protocol import frames
 from bus.protocol.errors import (
+    AlreadySubscribed,
     BadRequest,
     BusError,
     Disconnect,
     DisconnectCode,
     Expired,
+    LimitExceeded,
     TokenExpired,
     Unauthorized,
-    UnsubscribeCode,
+    unsubscribe_reason,
 )
 from bus.protocol.limits import strict_json
 from bus.protocol.positions import BEGINNING, Position
 from bus.protocol.topics import check_topic, is_topic
-from bus.remote import Caller
-from bus.sockets import Socket, as_bus_error
+from bus.rates import Meter
+from bus.sockets import Receive, Scope, Send, Socket, as_bus_error, end_for
 
 #: Topics that one plain socket may add to its own.
 MAX_ADDED = 32
@@ -53,11 +54,16 @@ class PlainSocket(Socket):
     #: The topic that `ack` is about.
     topic: str = ""
 
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        options = conf()
+        self._meter = Meter(rate=options.command_rate, burst=options.command_burst, now=time.monotonic())
+
     async def begin(self) -> None:
         """Prove who it is, subscribe to what the address names, and replay what it asks for."""
         try:
             proof = await credentials.prove(self.scope)
-            since = _asked(self.scope)
+            since = starts.place(starts.query_of(self.scope.get("query_string", b"")))
             await self.take_place(proof)
             await self.read(since)
         except (Unauthorized, TokenExpired, Expired) as error:
@@ -66,7 +72,8 @@ class PlainSocket(Socket):
             raise Disconnect(DisconnectCode.BAD_REQUEST, f"bad request: {error.message}") from error
         except BusError as error:
             self.queue.send(frames.plain_error(error))
-            raise Disconnect(DisconnectCode.PERMISSION_DENIED, error.message) from error
+            code = DisconnectCode.SERVER_ERROR if error.retryable else DisconnectCode.PERMISSION_DENIED
+            raise Disconnect(code, error.message) from error
 
     async def take_place(self, proof: Any) -> None:
         """Become the connection that the address names. Raises `BusError` and `Disconnect`."""
@@ -78,8 +85,12 @@ class PlainSocket(Socket):
 
     async def follow(self, topic: str, since: Position | None) -> None:
         """Read a topic from a position on."""
-        await self.join(topic)
         found = await self.subscribe(topic, since)
+        try:
+            await self.join(topic)
+        except BaseException:
+            await self.unsubscribe(topic)
+            raise
         if since is not None and not found.recovered:
             words = {"code": 112, "message": "unrecoverable position", "topic": topic}
             self.queue.send(frames.encode({"event_type": "error", "data": words}))
@@ -88,45 +99,51 @@ class PlainSocket(Socket):
 
     async def received(self, data: str | bytes) -> None:
         """Do what a frame says, or answer with an error."""
+        mark: dict[str, Any] = {}
         try:
-            words = strict_json(data, conf().max_message_bytes)
-            kind = words.get("type") if isinstance(words, dict) else None
-            handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
+            self._meter.spend(time.monotonic())
+            words = _object(data)
+            if (given := words.pop("id", None)) is not None:
+                mark = {"id": given}
+            handler = _HANDLERS.get(str(words.pop("type", None)))
             if handler is None:
                 raise BadRequest(f"a frame is an object with a type of {', '.join(_HANDLERS)}")
-            await handler(self, {name: value for name, value in words.items() if name != "type"})
+            answer = await handler(self, words)
         except Disconnect:
             raise
         except Exception as error:  # noqa: BLE001  (as_bus_error logs what is not ours)
-            self.queue.send(frames.plain_error(as_bus_error(error)))
+            self.queue.send(_error(as_bus_error(error), mark))
+        else:
+            if mark:
+                self.queue.send(frames.encode({"event_type": "done", **mark, "data": answer}))
 
-    async def _ping(self, _: dict[str, Any]) -> None:
+    async def _ping(self, _: dict[str, Any]) -> dict[str, Any]:
         self.queue.send(b'{"event_type":"pong"}')
+        return {}
 
-    async def _ack(self, words: dict[str, Any]) -> None:
+    async def _ack(self, words: dict[str, Any]) -> dict[str, Any]:
         call = remote.arguments(remote.AckCall, {"topic": self.topic, **words})
-        await remote.ack(self._caller(), call)
+        return await remote.ack(self.caller(), call)
 
-    async def _publish(self, words: dict[str, Any]) -> None:
-        await remote.publish(self._caller(), remote.arguments(remote.PublishCall, words))
+    async def _publish(self, words: dict[str, Any]) -> dict[str, Any]:
+        return await remote.publish(self.caller(), remote.arguments(remote.PublishCall, words))
 
-    async def _subscribe(self, words: dict[str, Any]) -> None:
+    async def _subscribe(self, words: dict[str, Any]) -> dict[str, Any]:
         topic = check_topic(words.get("topic"))
         check(self.identity, "subscribe", topic)
         if topic in self._subscribed:
-            raise BadRequest(f"subscribed to {topic} already")
+            raise AlreadySubscribed
         if len(self._subscribed) >= MAX_ADDED:
-            raise BadRequest(f"more than {MAX_ADDED} topics")
-        await self.follow(topic, None)
+            raise LimitExceeded(f"more than {MAX_ADDED} topics")
+        since = await starts.located(topic, starts.place({name: str(value) for name, value in words.items()}))
+        await self.follow(topic, since)
+        return {"topic": topic}
 
-    def _caller(self) -> Caller:
-        return Caller(
-            identity=self.identity,
-            info=self.info,
-            name=self.name,
-            session_id=self.details.session_id,
-            check_generation=self.check_generation,
-        )
+    async def take_in(self, topic: str, since: Position | None) -> None:
+        """Read another topic, as ordered."""
+        check(self.identity, "subscribe", topic)
+        if topic not in self._subscribed:
+            await self.follow(topic, since)
 
     async def send_json(self, data: Any) -> None:
         """Send an object."""
@@ -139,12 +156,14 @@ class PlainSocket(Socket):
         words = {"code": int(end.code), "message": end.reason}
         return frames.encode({"event_type": "error", "data": words})
 
-    def unsubscribed(self, topic: str, code: UnsubscribeCode) -> None:
-        """There is no word for this here: close, so that the client comes again."""
+    def unsubscribed(self, topic: str, code: int) -> None:
+        """Tell of a topic that was added; without its own topic the socket is of no use, and closes."""
         super().unsubscribed(topic, code)
-        final = code is UnsubscribeCode.ENDED
-        end = Disconnect(1000, code.reason) if final else Disconnect(DisconnectCode.INSUFFICIENT_STATE)  # type: ignore[arg-type]
-        self.soon(self.end(end))
+        if topic == self.topic:
+            self.soon(self.end(end_for(code)))
+        else:
+            words = {"topic": topic, "code": int(code), "reason": unsubscribe_reason(code)}
+            self.queue.send(frames.encode({"event_type": "unsubscribed", "data": words}))
 
 
 class AgentSocket(PlainSocket):
@@ -161,8 +180,8 @@ class AgentSocket(PlainSocket):
     async def read(self, since: Position | datetime | None) -> None:
         """Read the inbox from where it was asked or acknowledged, and broadcasts from now on."""
         check(self.identity, "subscribe", self.topic)
-        start = await _start(self.topic, since)
-        if start is None and not conf().volatile:
+        start = await starts.located(self.topic, since)
+        if start is None:
             start = await in_thread(position, self.name, self.topic) or BEGINNING
         await self.follow(self.topic, start)
         for topic in self.own_topics():
@@ -184,7 +203,7 @@ class ProgressSocket(PlainSocket):
 
     async def read(self, since: Position | datetime | None) -> None:
         """Read from where it was asked; of a task that has ended at least its final event."""
-        start = await _start(self.topic, since)
+        start = await starts.located(self.topic, since)
         state = (await in_thread(event_log().states, [self.topic])).get(self.topic)
         if state is not None and state.ended_at is not None:
             last = Position(epoch=state.epoch, offset=state.last_offset - 1)
@@ -198,58 +217,25 @@ class ProgressSocket(PlainSocket):
             self.soon(self.end(Disconnect(1000, "the task has ended")))  # type: ignore[arg-type]
 
 
-_HANDLERS: dict[str, Callable[[PlainSocket, dict[str, Any]], Awaitable[None]]] = {
+#: Frames in, by their type. Each returns what a `done` says.
+_HANDLERS: dict[str, Callable[[PlainSocket, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
     "ping": PlainSocket._ping,
     "ack": PlainSocket._ack,
     "publish": PlainSocket._publish,
     "subscribe": PlainSocket._subscribe,
 }
 
-
-def _asked(scope: Any) -> Position | datetime | None:
-    """Return where the address asks to begin. Raises `BadRequest`."""
-    query = {
-        name: values[-1] for name, values in parse_qs(scope.get("query_string", b"").decode("latin1")).items()
-    }
-    if "since" in query:
-        return _moment(query["since"])
-    if "offset" not in query:
-        return None
-    try:
-        return Position(epoch=query.get("epoch", ""), offset=int(query["offset"]))
-    except ValueError:
-        raise BadRequest("offset is a whole number, at least 0") from None
+#: All types of frames that come in, and those that go out beside events.
+FRAMES_IN = tuple(_HANDLERS)
+FRAMES_OUT = ("pong", "done", "error", "unsubscribed")
 
 
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromtimestamp(float(text), UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    try:
-        return msgspec.convert(text, datetime).astimezone(UTC)
-    except (msgspec.ValidationError, ValueError, OverflowError):
-        raise BadRequest("since is a time: seconds since 1970, or ISO 8601 with a zone") from None
+def _object(data: str | bytes) -> dict[str, Any]:
+    words = strict_json(data, conf().max_message_bytes)
+    return words if isinstance(words, dict) else {}
 
 
-async def _start(topic: str, since: Position | datetime | None) -> Position | None:
-    if isinstance(since, datetime):
-        return await in_thread(_position_at, topic, since)
-    return since
-
-
-def _position_at(topic: str, moment: datetime) -> Position | None:
-    """Return the position before the first event after `moment`, by halving: times grow with the offsets."""
-    log = event_log()
-    state = log.states([topic]).get(topic)
-    if state is None:
-        return None
-    low, high = state.first_offset, state.last_offset + 1
-    while low < high:
-        middle = (low + high) // 2
-        page = log.read(topic, Position(epoch=state.epoch, offset=middle - 1), limit=1)
-        if page.events and page.events[0].created_at <= moment:
-            low = middle + 1
-        else:
-            high = middle
-    return Position(epoch=state.epoch, offset=low - 1)
+def _error(error: BusError, mark: dict[str, Any]) -> bytes:
+    """Return an error, with the id of the frame that it answers."""
+    words = {"code": error.code, "message": error.message, **error.data}
+    return frames.encode({"event_type": "error", **mark, "data": words})

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from bus import acks, publishing
+from bus.cursors import CursorState
+from bus.drafts import Draft, Options, draft
 from bus.log import Appended
 from bus.log.threads import in_thread
 from bus.metrics import ACK_LATENCY
 from bus.permissions import Identity, check
-from bus.protocol.errors import BadRequest, MethodNotFound, UnknownTopic
+from bus.protocol.errors import BadRequest, BusError, MethodNotFound, UnknownTopic
 from bus.protocol.frames import ClientInfo
 
 
@@ -75,23 +77,27 @@ class EndCall(msgspec.Struct, kw_only=True):
 ArgumentsT = TypeVar("ArgumentsT")
 
 
+def draft_of(call: PublishCall, by: Options) -> Draft:
+    """Draft the event of `bus.publish`; `by` says who publishes, and whether the call was checked."""
+    said: Options = {
+        "run_id": call.run_id,
+        "session_id": call.session_id,
+        "tags": {"key": call.key} if call.key else None,
+    }
+    return draft(call.topic, call.event_type, call.data, call.key, {**said, **by})
+
+
 async def publish(caller: Caller, call: PublishCall) -> dict[str, Any]:
     """Publish an event and say where it is, once it is committed."""
     began = time.perf_counter()
     caller.check_generation()
-    place = await publishing.apublish(
-        call.topic,
-        call.event_type,
-        call.data,
-        call.key,
-        run_id=call.run_id,
-        session_id=call.session_id,
-        tags={"key": call.key} if call.key else None,
-        by=caller.identity,
-        info=caller.info,
+    (result,) = await publishing.publish_together(
+        [draft_of(call, {"by": caller.identity, "info": caller.info})]
     )
+    if isinstance(result, BusError):
+        raise result
     ACK_LATENCY.observe(time.perf_counter() - began)
-    return place_of(place)
+    return place_of(result)
 
 
 async def end(caller: Caller, call: EndCall) -> dict[str, Any]:
@@ -108,7 +114,8 @@ async def ack(caller: Caller, call: AckCall) -> dict[str, Any]:
     caller.check_generation()
     check(caller.identity, "subscribe", call.topic)
     consumer = _consumer(caller, call.cursor)
-    state = await acks.aack(consumer, call.topic, call.offset, epoch=call.epoch)
+    owner = caller.name if call.cursor else ""
+    state = await acks.aack(consumer, call.topic, call.offset, epoch=call.epoch, owner=owner)
     return _cursor(state, call.cursor or caller.name)
 
 
@@ -148,7 +155,7 @@ def _consumer(caller: Caller, chosen: str) -> str:
     return f"{caller.name}/{chosen}" if chosen else caller.name
 
 
-def _cursor(state: acks.CursorState, name: str) -> dict[str, Any]:
+def _cursor(state: CursorState, name: str) -> dict[str, Any]:
     return {
         "topic": state.topic,
         "cursor": name,
@@ -169,6 +176,15 @@ class Methods:
             "bus.end": (EndCall, end),
             "bus.whoami": (dict, whoami),
         }
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all methods."""
+        return list(self._methods)
+
+    def arguments_of(self, name: str) -> type:
+        """The type of the arguments of a method."""
+        return self._methods[name][0]
 
     async def call(self, caller: Caller, name: str, data: Any) -> dict[str, Any]:
         """Call a method.

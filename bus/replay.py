@@ -8,13 +8,20 @@ live. Reads run in threads of their own, never in the event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 
+from bus.faults import fault
+from bus.layer import LiveEvent
 from bus.log import EventLog, Page, StoredEvent
 from bus.log.threads import in_thread
 from bus.protocol.errors import UnrecoverablePosition
 from bus.protocol.positions import BEGINNING, Position, is_contiguous, is_reachable
+
+#: Bytes of events in one message of a recovery: more follow as pushes.
+MAX_REPLY_BYTES = 262_144
+#: Bytes of events in one answer to a history request: many clients refuse a message of more than 1 MiB.
+MAX_ANSWER_BYTES = 786_432
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,9 @@ class Replay:
         a position at its beginning (offset 0, no epoch) is recovered.
         """
         limit = 0 if since is None else self._page
+        fault("replay.before_read")
         page = await in_thread(self._log.read, topic, since, limit=limit)
+        fault("replay.after_read")
         if since is None or not _goes_on(since, page):
             at = Position(epoch=page.epoch, offset=page.last_offset)
             return Recovery(recovered=False, events=[], position=at, top=page.last_offset)
@@ -92,7 +101,8 @@ class Replay:
     async def history(self, topic: str, *, since: Position | None, limit: int, reverse: bool = False) -> Page:
         """Answer a history request in the protocol's terms: a limit of 0 is the position, a negative one all.
 
-        "All" is at most one page: the caller goes on from the last offset.
+        "All" is at most one page, and events beyond `MAX_ANSWER_BYTES` are left for another: the caller goes
+        on from the last offset that it got.
 
         Raises:
             UnrecoverablePosition: what follows `since` is not there, or `since` is in another epoch.
@@ -103,7 +113,7 @@ class Replay:
             raise UnrecoverablePosition
         if since is not None and reverse and not since.is_in(page.epoch):
             raise UnrecoverablePosition
-        return page
+        return replace(page, events=page.events[: _count_fitting(page.events)])
 
 
 def _is_served(since: Position, page: Page) -> bool:
@@ -117,3 +127,30 @@ def _goes_on(since: Position, page: Page) -> bool:
     return _is_served(since, page) and is_contiguous(
         since.offset, page.events, since.offset + len(page.events)
     )
+
+
+def _count_fitting(events: Sequence[StoredEvent]) -> int:
+    """Return how many of the first events make one answer, at least one."""
+    size = 0
+    for number, event in enumerate(events):
+        size += len(event.payload)
+        if number and size > MAX_ANSWER_BYTES:
+            return number
+    return len(events)
+
+
+def live(events: Sequence[StoredEvent]) -> list[LiveEvent]:
+    """Return events of the log as subscribers get them."""
+    return [LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info) for e in events]
+
+
+def fitting(events: Sequence[StoredEvent | LiveEvent]) -> list[LiveEvent]:
+    """Return as many of the first events as fit into one message, and at least one."""
+    taken: list[LiveEvent] = []
+    size = 0
+    for e in events:
+        size += len(e.payload)
+        if taken and size > MAX_REPLY_BYTES:
+            break
+        taken.append(LiveEvent(e.offset, e.event_type, e.payload, e.tags, e.info))
+    return taken

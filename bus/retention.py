@@ -1,8 +1,8 @@
-"""What the log forgets, by the rules of the topics: too old, too many, ended and empty.
+"""What the log forgets, by the rules of the topics: too old, too many, ended and empty, never used.
 
 Called by a beat tick and by `manage.py bus trim`. Only oldest events go, in bounded batches; a reader that
 stood among them is told so. An ended topic of which nothing is left is removed: its name is free for a new
-run.
+run. So is one that was only ever opened by readers, once none of them is there any more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from bus.conf import conf
 from bus.log import EventLog
 from bus.log.current import event_log
 from bus.permissions import rule_of
@@ -33,11 +34,13 @@ def trim(
     *,
     max_age: timedelta | None = None,
     max_events: int | None = None,
+    by_age: bool = True,
     log: EventLog | None = None,
 ) -> int:
     """Trim one topic and return how many events went.
 
-    Without figures those of its rule hold; a topic whose rule is gone is left alone.
+    Without figures those of its rule hold, that of the age only if `by_age`; a topic whose rule is gone is
+    left alone.
     """
     log = log or event_log()
     if max_age is None and max_events is None:
@@ -45,7 +48,7 @@ def trim(
             rule = rule_of(topic)
         except UnknownTopic:
             return 0
-        max_age, max_events = rule.history_age, rule.history_size
+        max_age, max_events = rule.history_age if by_age else None, rule.history_size
     trimmed = log.trim(topic, max_age=max_age, max_events=max_events)
     state = log.states([topic]).get(topic)
     if state is not None and state.ended_at is not None and state.first_offset > state.last_offset:
@@ -53,6 +56,14 @@ def trim(
     return trimmed
 
 
-def trim_all(log: EventLog | None = None) -> dict[str, int]:
-    """Trim every topic by its rule; return how many events went, by topic, where any did."""
-    return {topic: trimmed for topic in all_topics(log) if (trimmed := trim(topic, log=log))}
+def trim_all(log: EventLog | None = None, *, by_age: bool = True) -> dict[str, int]:
+    """Trim every topic by its rule; return how many events went, by topic, where any did.
+
+    Args:
+        log: of which log, if not this process's own.
+        by_age: False while the clock is in doubt: then only what is too much goes, not what seems too old.
+    """
+    log = log or event_log()
+    if by_age:
+        log.forget_unused(conf().unused_topic_age)
+    return {topic: went for topic in all_topics(log) if (went := trim(topic, by_age=by_age, log=log))}

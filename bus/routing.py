@@ -1,12 +1,14 @@
-"""WebSocket addresses of the bus."""
+"""Addresses of the bus that are no views: WebSockets, and the streams of server-sent events."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.urls import path, re_path
 
 from bus.consumers import ClientSocket
+from bus.events import EventStream, is_stream
 from bus.plain import AgentSocket, ProgressSocket
 from bus.sockets import Receive, Scope, Send
 
@@ -24,5 +26,18 @@ _sockets: dict[str, Any] = {
     "ws/progress/<str:task_id>/": ProgressSocket.as_asgi(),
 }
 _nowhere: Any = refuse
+_stream = EventStream.as_asgi()
 
 websocket_urlpatterns = [*(path(route, socket) for route, socket in _sockets.items()), re_path("", _nowhere)]
+
+
+def with_streams(django: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an HTTP application that answers the streams itself and leaves all else to `django`.
+
+    A view would cost a stream its back-pressure: Django does not tell what the server still owes a client.
+    """
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await (_stream if is_stream(scope) else django)(scope, receive, send)
+
+    return application

@@ -10,6 +10,7 @@ is closed as slow and recovers), kept back so that a newer one with its key repl
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
@@ -18,6 +19,12 @@ from typing import Any, Protocol
 
 from bus.metrics import DELIVERIES
 
+logger = logging.getLogger(__name__)
+
+#: A client that has taken nothing for so long (s) is slow, however little it is owed.
+STUCK = 20.0
+#: Seconds that a socket has to take its last message, and then to take the close.
+GOODBYE = 1.0
 #: Keys of one connection whose newest event is kept back; more than these and it counts as slow.
 MAX_KEPT_BACK = 256
 
@@ -68,16 +75,16 @@ class Outlet(Protocol):
 class PreparedOutlet:
     """A socket of `bus.transport`, by the extension that it offers in the scope."""
 
-    __slots__ = ("_close", "_write", "pending_bytes")
+    __slots__ = ("_close", "direct", "pending_bytes")
 
     def __init__(self, extension: dict[str, Any]) -> None:
-        self._write: Callable[[bytes], int] = extension["send_prepared"]
+        self.direct: Callable[[bytes], int] = extension["send_prepared"]
         self._close: Callable[[int, str], None] = extension["close"]
         self.pending_bytes: Callable[[], int] = extension["pending_bytes"]
 
     def write(self, frame: Frame) -> int:
         """Hand over the prepared frame."""
-        return self._write(frame.wire or frame.prepare())
+        return self.direct(frame.wire or frame.prepare())
 
     async def close(self, code: int, reason: str) -> None:
         """Close with the reason, which plain Daphne would drop."""
@@ -91,50 +98,81 @@ class PlainOutlet:
     takes over and the rest queues. (A task or a queue for every message would cost more than the message.)
     """
 
+    __slots__ = ("_is_closed", "_pending", "_send", "_task", "_waiting")
+
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self._send = send
         self._waiting: deque[dict[str, Any]] = deque()
         self._pending = 0
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def write(self, frame: Frame) -> int:
         """Send each message of the frame, or queue it behind one that waits."""
         for text in frame.texts:
+            if self._is_closed:
+                return 0
             message = {"type": "websocket.send", "text": text.decode()}
             if self._task is None:
-                self._start(message)
+                self._start(message, len(text))
             else:
                 self._waiting.append(message)
                 self._pending += len(text)
         return self._pending
 
     def pending_bytes(self) -> int:
-        """Bytes of the queued messages."""
+        """Bytes of the message that waits and of those queued behind it."""
         return self._pending
 
     async def close(self, code: int, reason: str) -> None:
-        """Drop what waits and close."""
-        self._waiting.clear()
-        self._pending = 0
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        """Drop what is queued, give the message under way a moment, and close.
 
-    def _start(self, message: dict[str, Any]) -> None:
+        Raises:
+            TimeoutError: the socket takes nothing, not even this; the server ends it once the application
+                has returned.
+        """
+        self._is_closed = True
+        self._waiting.clear()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=GOODBYE)
+        self._pending = 0
+        async with asyncio.timeout(GOODBYE):
+            try:
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            except Exception as error:  # noqa: BLE001  (the server has closed it already, for a broken frame)
+                self._broke(error)
+
+    def _start(self, message: dict[str, Any], size: int) -> None:
         sending = _as_coroutine(self._send(message))
         try:
             waits_for = sending.send(None)
         except StopIteration:
             return
-        self._task = asyncio.get_running_loop().create_task(self._finish(sending, waits_for))
+        except Exception as error:  # noqa: BLE001  (servers differ in what they raise on a closed socket)
+            self._broke(error)
+            return
+        self._pending += size
+        self._task = asyncio.get_running_loop().create_task(self._finish(sending, waits_for, size))
 
-    async def _finish(self, sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    async def _finish(self, sending: Coroutine[Any, Any, None], waits_for: Any, size: int) -> None:
         try:
             await _resume(sending, waits_for)
+            self._pending -= size
             while self._waiting:
                 message = self._waiting.popleft()
-                self._pending -= len(message["text"].encode())
                 await self._send(message)
+                self._pending -= len(message["text"].encode())
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._broke(error)
         finally:
             self._task = None
+
+    def _broke(self, error: Exception) -> None:
+        """The client is gone: `receive` will tell the socket, and nothing is owed any more."""
+        logger.debug("a socket took no message: %r", error)
+        self._is_closed = True
+        self._waiting.clear()
+        self._pending = 0
 
 
 async def _as_coroutine(awaitable: Awaitable[None]) -> None:
@@ -182,6 +220,9 @@ class SendQueue:
         outlet: the way to its socket.
         max_bytes: bytes that may be pending.
         max_frames: frames that may have been written since nothing was pending.
+        direct: writes the wire of a frame past the queue and returns what is pending then. Whoever serves
+            many calls it while nothing is owed, and `fell_behind` once something is. None: the outlet has no
+            wire.
     """
 
     __slots__ = (
@@ -189,25 +230,34 @@ class SendQueue:
         "_kept_back",
         "_max_bytes",
         "_max_frames",
-        "_owes",
-        "_stuck",
+        "_stuck_since",
         "_taken",
         "_written",
+        "direct",
         "events",
         "outlet",
+        "owes",
     )
 
-    def __init__(self, outlet: Outlet, *, max_bytes: int, max_frames: int) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        *,
+        max_bytes: int,
+        max_frames: int,
+        direct: Callable[[bytes], int] | None = None,
+    ) -> None:
         self.outlet = outlet
+        self.direct = direct
         self._max_bytes = max_bytes
         self._max_frames = max_frames
         #: Whether the socket had not taken everything, or something was kept back, after the last write.
-        self._owes = False
+        self.owes = False
         self._frames = 0
         self._kept_back: dict[tuple[str, str], Frame] = {}
-        #: Bytes handed over, and how many of them the socket had taken when we last looked.
+        #: Bytes handed over since something is owed, and how many of them were taken when we last looked.
         self._written = self._taken = 0
-        self._stuck = 0
+        self._stuck_since: float | None = None
         #: Events that were offered and not dropped, for the figures of the connection.
         self.events = 0
 
@@ -218,8 +268,8 @@ class SendQueue:
 
     @property
     def is_relaxed(self) -> bool:
-        """Whether there is room for a page of a replay."""
-        return self.outlet.pending_bytes() < self._max_bytes // 4
+        """Whether there is room for a page of a replay, or for the answer to another command."""
+        return not self.owes or self.outlet.pending_bytes() < self._max_bytes // 4
 
     def send(self, text: bytes) -> None:
         """Send an answer. Answers are as many as commands, so they are not refused."""
@@ -227,12 +277,18 @@ class SendQueue:
 
     def offer(self, frame: Frame, delivery: str) -> Verdict:
         """Send events, or say that they do not fit in. `latest` ones that do not are for `keep_back`."""
-        if not self._owes or self._makes_room():
+        if not self.owes or self._makes_room():
             self._write(frame)
             return Verdict.SENT
         if delivery == "must":
             return Verdict.TOO_SLOW
         return Verdict.DROPPED if delivery == "ephemeral" else Verdict.KEPT_BACK
+
+    def fell_behind(self, pending: int) -> None:
+        """Note that the socket did not take all of a frame that went past the queue."""
+        self.owes = True
+        self._frames = 1
+        self._written, self._taken = pending, 0
 
     def keep_back(self, topic: str, key: str, frame: Frame) -> bool:
         """Remember the newest frame of a key until there is room. False: there are too many keys."""
@@ -245,21 +301,36 @@ class SendQueue:
         for place in [place for place in self._kept_back if place[0] == topic]:
             del self._kept_back[place]
 
-    def tend(self) -> int:
-        """Send what was kept back if there is room; return how often in a row the socket took nothing."""
+    def tend(self, now: float) -> float:
+        """Send what was kept back if there is room; return for how long the socket has taken nothing.
+
+        Args:
+            now: steady seconds, of any origin.
+        """
+        if not self.owes:
+            return 0.0
         if self._kept_back:
             self._send_kept_back()
         pending = self.outlet.pending_bytes()
         taken = self._written - pending
-        self._stuck = self._stuck + 1 if pending and taken <= self._taken else 0
+        if not pending:
+            self._settle()
+        elif taken > self._taken or self._stuck_since is None:
+            self._stuck_since = now
         self._taken = taken
-        return self._stuck
+        return 0.0 if self._stuck_since is None else now - self._stuck_since
+
+    def _settle(self) -> None:
+        """Nothing is pending: begin to count anew."""
+        self._frames = self._written = self._taken = 0
+        self._stuck_since = None
+        self.owes = bool(self._kept_back)
 
     def _makes_room(self) -> bool:
         """Look again at what is owed; tell whether another frame fits in."""
         pending = self.outlet.pending_bytes()
         if not pending:
-            self._frames = 0
+            self._settle()
         if pending >= self._max_bytes or self._frames >= self._max_frames:
             return False
         return not self._kept_back or self._send_kept_back()
@@ -274,10 +345,12 @@ class SendQueue:
         return True
 
     def _write(self, frame: Frame) -> None:
-        self._written += frame.size
-        if self.outlet.write(frame):
-            self._owes = True
+        pending = self.outlet.write(frame)
+        if not pending:
+            if self.owes:
+                self._settle()
+        elif self.owes:
+            self._written += frame.size
             self._frames += 1
         else:
-            self._owes = bool(self._kept_back)
-            self._frames = 0
+            self.fell_behind(pending)

@@ -1,4 +1,5 @@
-"""What beat does for the bus: take away what dead processes left, trim the log, forget old sessions.
+"""What beat does for the bus: take away what dead processes left, end jobs whose worker is gone, trim the
+log, forget old sessions.
 
 Each is short, may run twice at once, and does in one run whatever has come due: a missed tick is no harm.
 """
@@ -6,45 +7,95 @@ Each is short, may run twice at once, and does in one run whatever has come due:
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 from celery import shared_task
+from django.db import transaction
 from django.utils import timezone
 
-from bus import leases, presence, retention
+from bus import leases, orders, reaper, retention, revocation, runs
+from bus.clocks import Calm
 from bus.conf import conf
-from bus.models import ConnectionSession
+from bus.models import ConnectionSession, RunningTask, Topic
+from bus.protocol.errors import TopicEnded
+from bus.publishing import end
 
 logger = logging.getLogger(__name__)
 
 #: Sessions deleted in one statement.
 BATCH = 1_000
+#: A clock that has jumped is believed again after so long: time for somebody, or NTP, to set it right.
+SETTLE = timedelta(minutes=10)
+#: By so much the clocks of two machines may differ.
+CLOCKS_APART = timedelta(minutes=5)
+
+calm = Calm(settle=SETTLE.total_seconds(), tolerance=30.0)
+
+
+def is_time_certain() -> bool:
+    """Tell whether this process may forget things for their age.
+
+    Its clock has gone evenly for a while, and agrees with those of the servers.
+    """
+    if not calm.look():
+        return False
+    if leases.clocks_agree(timezone.now(), CLOCKS_APART):
+        return True
+    logger.warning("this clock and that of a server disagree: nothing is forgotten for its age")
+    return False
 
 
 @shared_task(name="bus.tasks.reap_connections", ignore_result=True)
 def reap_connections() -> int:
     """Remove connections whose server or heartbeat is gone, and end their presence; return how many."""
-    now = timezone.now()
-    went, servers = leases.reap(now)
-    presence.end_of_dead(now)
-    left = presence.end_due(now)
-    if went or servers or left:
-        logger.info("reaped %d connections, servers %s, %d presences", went, servers, left)
-    return went
+    orders.forget_old(timezone.now())
+    return reaper.reap()
+
+
+@shared_task(name="bus.tasks.end_lost_tasks", ignore_result=True)
+def end_lost_tasks() -> int:
+    """End jobs whose worker is gone as failed; return how many."""
+    return sum(map(_end_lost, runs.doubt(timezone.now())))
+
+
+def _end_lost(row: RunningTask) -> bool:
+    """End one, with its lease and in one transaction; False if it was renewed, taken over or ended."""
+    words = f"lost: {row.holder}, was to be heard of by {row.lease_until:%H:%M:%S} UTC and was not"
+    with transaction.atomic():
+        is_open = Topic.objects.filter(name=row.topic, ended_at=None).exists()
+        if not runs.give_up(row) or not is_open:
+            return False
+        said = {"status": "failed", "message": words, "lost": True}
+        try:
+            end(row.topic, "failed", said, run_id=row.topic.removeprefix("task:"))
+        except TopicEnded:
+            return False
+    logger.warning("%s was ended as failed: %s", row.topic, words)
+    return True
 
 
 @shared_task(name="bus.tasks.trim_log", ignore_result=True)
 def trim_log() -> int:
-    """Forget events by the rules of their topics; return how many."""
-    return sum(retention.trim_all().values())
+    """Forget events by the rules of their topics; return how many.
+
+    By their age only while the clock may be believed: what is forgotten cannot be had back.
+    """
+    return sum(retention.trim_all(by_age=is_time_certain()).values())
 
 
 @shared_task(name="bus.tasks.purge_sessions", ignore_result=True)
 def purge_sessions() -> int:
-    """Forget how connections ended long ago; return how many."""
+    """Forget how connections ended long ago (return how many), and revoked tokens that are over by now.
+
+    Nothing while the clock is in doubt.
+    """
+    if not is_time_certain():
+        return 0
     oldest = timezone.now() - conf().session_retention
     gone = 0
     while batch := list(
         ConnectionSession.objects.filter(disconnected_at__lt=oldest).values_list("pk", flat=True)[:BATCH]
     ):
         gone += ConnectionSession.objects.filter(pk__in=batch).delete()[0]
+    revocation.purge(timezone.now())
     return gone

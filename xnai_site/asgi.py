@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP to Django, WebSockets to the bus.
+"""The ASGI application: HTTP to Django, WebSockets and event streams to the bus.
 
 It names no server: Daphne serves it by default, any other ASGI server can.
 """
@@ -14,6 +14,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 
 http_application = get_asgi_application()
 
-from bus.routing import websocket_urlpatterns  # noqa: E402  (needs the app registry that the line above fills)
+from bus.routing import websocket_urlpatterns, with_streams  # noqa: E402  (needs the app registry that the line above fills)
 
-application = ProtocolTypeRouter({"http": http_application, "websocket": URLRouter(websocket_urlpatterns)})
+application = ProtocolTypeRouter(
+    {"http": with_streams(http_application), "websocket": URLRouter(websocket_urlpatterns)}
+)

@@ -28,6 +28,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
+from bus.conf import conf
 from bus.models import ServerInstance
 from cleanup.engine.area import marker_uuid
 from cleanup.engine.errors import AreaRefused
@@ -196,6 +197,18 @@ def unapplied_migrations() -> list[str]:
 # Redis and the processes ------------------------------------------------------------------------------------
 
 
+def log() -> Finding:
+    """Whether events outlive the processes."""
+    if not conf().volatile:
+        return Finding(name="log", state=OK, detail="events are kept in the database")
+    return Finding(
+        name="log",
+        state=WARNING,
+        detail="volatile: events are kept in the memory of one process, and lost with it",
+        mend="Unset BUS_VOLATILE, unless nobody will miss them. It is meant for a single web process.",
+    )
+
+
 def redis_server() -> Finding:
     if error := redis_trouble():
         return Finding(
@@ -356,6 +369,7 @@ def first_line(error: BaseException) -> str:
 RUNNING_SITE: tuple[Callable[[], Finding], ...] = (
     database,
     migrations,
+    log,
     redis_server,
     servers,
     worker,
@@ -370,6 +384,7 @@ ALL: tuple[Callable[[], Finding], ...] = (
     sqlite_library,
     database,
     migrations,
+    log,
     redis_server,
     layer_canary,
     servers,

@@ -72,6 +72,7 @@ _NAVIGATION = [
         _item("Topics", "forum", "bus.topic"),
         _item("Events", "receipt_long", "bus.event"),
         _item("Cursors", "bookmark", "bus.cursor"),
+        _item("Running tasks", "progress_activity", "bus.runningtask"),
         _item("API keys", "key", "bus.apikey"),
     ),
     _group(
@@ -103,6 +104,18 @@ _CONNECTION_TABS = {
     ],
 }
 
+_KEY_TABS = {
+    "models": ["bus.apikey", "bus.tokenrevocation"],
+    "items": [
+        {
+            "title": title,
+            "link": reverse_lazy(f"admin:bus_{name}_changelist"),
+            "permission": _may(f"bus.view_{name}"),
+        }
+        for title, name in (("API keys", "apikey"), ("Revoked tokens", "tokenrevocation"))
+    ],
+}
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "XNAi",
     "SITE_HEADER": "XNAi",
@@ -118,5 +131,5 @@ UNFOLD: dict[str, Any] = {
     "LOGIN": {"image": _static("bus/login.svg")},
     "DASHBOARD_CALLBACK": "xnai_site.overview.overview",
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": _NAVIGATION},
-    "TABS": [_CONNECTION_TABS],
+    "TABS": [_CONNECTION_TABS, _KEY_TABS],
 }

@@ -26,7 +26,7 @@ _SEEN = ("bus", "cleanup", "django_celery_beat")
 _OPERATOR_MAY = (("cleanup", "add_hold"), ("bus", "publish_topic"))
 #: Rows that an admin makes and changes by forms. The rest is written by the system alone.
 _ADMIN_WRITES = {
-    "bus": ("add_apikey",),
+    "bus": ("add_apikey", "add_tokenrevocation"),
     "cleanup": ("add_stagingarea", "add_retentionpolicy", "change_retentionpolicy"),
     "django_celery_beat": ("add_", "change_", "delete_"),
     "auth": ("view_", "add_", "change_", "delete_"),

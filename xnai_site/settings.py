@@ -18,7 +18,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
-from xnai_site import sqlite
+from xnai_site import logs, sqlite
 
 env = environ.Env()
 
@@ -131,7 +131,10 @@ else:
     DATABASES["default"]["CONN_MAX_AGE"] = 0
     # The pool tries a connection before handing it out: after a restart of the server all are dead.
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+    _options = DATABASES["default"].setdefault("OPTIONS", {})
+    # An ack means that the commit is on disk, whatever the server's or the database's own default is.
+    _options["options"] = f"{_options.get('options', '')} -c synchronous_commit=on".strip()
+    _options["pool"] = {
         "min_size": 1,
         "max_size": env.int("DATABASE_POOL_SIZE", default=10),
         "timeout": 10,
@@ -178,12 +181,17 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "xnai_site.beat:SteadyScheduler"
 #: Interval ticks only: beat drops crontabs that it missed, so due times are kept in rows of our own.
 CELERY_BEAT_SCHEDULE = {
     "bus: reap connections": {
-        # A lease lasts 45 s: so the rows of a killed server are gone within a minute.
+        # The servers look for themselves, too; this is for the case that none is left.
         "task": "bus.tasks.reap_connections",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
+    "bus: end lost tasks": {
+        "task": "bus.tasks.end_lost_tasks",
         "schedule": 10.0,
         "options": {"expires": 10},
     },
@@ -304,6 +312,7 @@ structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.filter_by_level,
+        logs.without_query,
         structlog.processors.TimeStamper(fmt="iso"),
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -322,9 +331,17 @@ DJANGO_STRUCTLOG_CELERY_ENABLED = False
 #: Topic rules: the most specific pattern wins. `bus/conf.py` documents every key.
 BUS: dict[str, Any] = {
     "MAX_CONNECTIONS": env.int("BUS_MAX_CONNECTIONS", default=100),
+    "CONNECT_RATE": env.float("BUS_CONNECT_RATE", default=500.0),
+    "CONNECT_BURST": env.int("BUS_CONNECT_BURST", default=1_000),
+    "SHUTDOWN_SPREAD": timedelta(seconds=env.int("BUS_SHUTDOWN_SPREAD", default=3)),
     "TOKEN_SECRET": env.str("BUS_TOKEN_SECRET", default=SECRET_KEY),
+    "TOKEN_PREVIOUS_SECRETS": env.list("BUS_TOKEN_PREVIOUS_SECRETS", default=[]),
     "PING_INTERVAL": timedelta(seconds=env.int("BUS_PING_INTERVAL", default=25)),
     "PONG_TIMEOUT": timedelta(seconds=env.int("BUS_PONG_TIMEOUT", default=8)),
+    "HEARTBEAT_INTERVAL": timedelta(seconds=env.int("BUS_HEARTBEAT_INTERVAL", default=10)),
+    "INSTANCE_LEASE": timedelta(seconds=env.int("BUS_INSTANCE_LEASE", default=45)),
+    "PRESENCE_GRACE": timedelta(seconds=env.int("BUS_PRESENCE_GRACE", default=15)),
+    "TASK_LEASE": timedelta(seconds=env.int("BUS_TASK_LEASE", default=45)),
     "VOLATILE": env.bool("BUS_VOLATILE", default=False),
 }
 

@@ -7,6 +7,6 @@ that have an index.
 
 from __future__ import annotations
 
-from bus.admin import connections, keys, log
+from bus.admin import connections, keys, log, revocations
 
-__all__ = ["connections", "keys", "log"]
+__all__ = ["connections", "keys", "log", "revocations"]

@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.db.models import CharField, Exists, OuterRef, QuerySet, Subquery, Value
-from django.db.models.functions import Cast, Coalesce, Concat
+from django.db.models.functions import Cast, Coalesce, Concat, Greatest
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -19,6 +19,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from bus import cells
+from bus.conf import conf
 from bus.connections import connection_manager
 from bus.console import ConfirmForm, ReadOnlyAdmin, change
 from bus.models import ActiveConnection, Agent, ConnectionSession, Cursor, ServerInstance, Topic
@@ -184,10 +185,15 @@ class AgentAdmin(ReadOnlyAdmin):
         "Every agent that has ever connected. What is sent to an agent that is away waits in its inbox, the"
         " topic agent:<id>, and is delivered when it is back."
     )
-    list_display = ("name", "online", "waiting", "generation", "connects", "seen", "first_seen")
+    list_display = ("name", "online", "waiting", "acknowledged", "connects", "seen", "first_seen")
     search_fields = ("agent_id",)
     ordering = ("-last_seen_at",)
-    fields = (("agent_id", "online", "waiting"), ("generation", "connects"), ("seen", "first_seen"), "inbox")
+    fields = (
+        ("agent_id", "online", "inbox"),
+        ("waiting", "acknowledged"),
+        ("generation", "connects"),
+        ("seen", "first_seen"),
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
         """With what the list shows of other tables, in the same query."""
@@ -202,9 +208,20 @@ class AgentAdmin(ReadOnlyAdmin):
         return rows.annotate(
             is_online=Exists(live),
             inbox_id=Subquery(inbox.values("pk")[:1]),
+            # What was trimmed does not come any more, and so does not wait.
             depth=Coalesce(Subquery(inbox.values("last_offset")[:1]), 0)
-            - Coalesce(Subquery(acked.values("offset")[:1]), 0),
+            - Greatest(
+                Coalesce(Subquery(acked.values("offset")[:1]), 0),
+                Coalesce(Subquery(inbox.values("first_offset")[:1]), 1) - 1,
+            ),
+            acked_at=Subquery(acked.values("acked_at")[:1]),
         )
+
+    def notice(self) -> str:
+        """Say that what waits is not known from rows."""
+        if not conf().volatile:
+            return ""
+        return "The log is kept in memory only (BUS_VOLATILE): what waits in inboxes now is not shown here."
 
     @display(description="Agent", ordering="agent_id")
     def name(self, row: Agent) -> SafeString:
@@ -220,6 +237,10 @@ class AgentAdmin(ReadOnlyAdmin):
             return "nothing"
         events = f"{row.depth:,} {'event' if row.depth == 1 else 'events'}"
         return events if row.is_online else cells.badge(events, "warn")
+
+    @display(description="Last acknowledged", ordering="acked_at")
+    def acknowledged(self, row: Any) -> SafeString | str:
+        return cells.moment(row.acked_at, empty="never")
 
     @display(description="Last seen", ordering="last_seen_at")
     def seen(self, row: Agent) -> SafeString | str:

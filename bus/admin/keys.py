@@ -12,28 +12,26 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminSplitDateTimeWidget
 
 from bus import cells
-from bus.console import Change, LinesField, ReadOnlyAdmin, change
+from bus.console import Change, ConfirmForm, LinesField, ReadOnlyAdmin, change
+from bus.keys import change_api_key, check_reach, create_api_key, revoke_api_key
 from bus.models import ApiKey
 from bus.protocol.errors import BusError
-from bus.tokens import create_api_key, revoke_api_key
+
+_SCOPES = (
+    "One a line: publish, publish:agent, publish:task, publish:broadcast. None: it may only read. For "
+    "operators: read:connections, manage:connections, manage:tokens, manage:topics (docs/http.md)."
+)
+_PATTERNS = "One a line, such as task:*. None: every topic that its scopes and the rules allow."
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     """What a new key may do."""
 
-    scopes = LinesField(
-        required=False,
-        help_text=(
-            "One a line: publish, publish:agent, publish:task, publish:broadcast. None: it may only read."
-        ),
-    )
-    topics = LinesField(
-        required=False,
-        label="Topic patterns",
-        help_text="One a line, such as task:*. None: every topic that its scopes and the rules allow.",
-    )
+    scopes = LinesField(required=False, help_text=_SCOPES)
+    topics = LinesField(required=False, label="Topic patterns", help_text=_PATTERNS)
 
     class Meta:
         model = ApiKey
@@ -44,6 +42,44 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
             "agent_id": "The agent it acts as. Empty: a server that publishes for any.",
             "expires_at": "Empty: good until it is revoked.",
         }
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse what no topic and no rule could ever fit."""
+        given = super().clean() or {}
+        _check_reach(given.get("agent_id", ""), given)
+        return given
+
+
+class RightsForm(ConfirmForm):
+    """What a key may do from now on."""
+
+    scopes = LinesField(required=False, help_text=_SCOPES)
+    topics = LinesField(required=False, label="Topic patterns", help_text=_PATTERNS)
+    expires_at = forms.SplitDateTimeField(
+        required=False,
+        label="Expires",
+        help_text="Empty: good until it is revoked.",
+        widget=UnfoldAdminSplitDateTimeWidget,
+    )
+
+    def __init__(self, *args: Any, rows: QuerySet[ApiKey] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, rows=rows, **kwargs)
+        row = rows.first() if rows is not None else None
+        if row is not None:
+            self.initial.update(scopes=row.scopes, topics=row.topics, expires_at=row.expires_at)
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse what no topic and no rule could ever fit."""
+        given = super().clean() or {}
+        _check_reach("", given)
+        return given
+
+
+def _check_reach(agent_id: str, given: dict[str, Any]) -> None:
+    try:
+        check_reach(agent_id, given.get("scopes", ()), given.get("topics", ()))
+    except BusError as error:
+        raise forms.ValidationError(error.message) from error
 
 
 @admin.register(ApiKey)
@@ -131,6 +167,22 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
     def applies(self, change: Change, row: Any) -> bool:
         return row.revoked_at is None
+
+    @change(
+        "Change rights",
+        permission="bus.change_rights_apikey",
+        role="admin",
+        form=RightsForm,
+        bulk=False,
+        explain=(
+            "The key may do this from now on. Connections that were made with it go on with these rights "
+            "within seconds, and leave the topics that they may not read any more."
+        ),
+    )
+    def change_rights(self, request: HttpRequest, rows: QuerySet[ApiKey], data: dict[str, Any]) -> str:
+        row = rows.get()
+        change_api_key(row, scopes=data["scopes"], topics=data["topics"], expires_at=data["expires_at"])
+        return f"Changed: {row.name}."
 
     @change(
         "Revoke",

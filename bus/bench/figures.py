@@ -19,7 +19,7 @@ from django.db import connection
 from bus import tokens
 from bus.bench import inside
 from bus.bench.processes import NotInstalled, Server, bus, clients, layer_is_there, naive, nats, node
-from bus.bench.report import Figure
+from bus.bench.report import Budget, Figure
 
 #: Subscribers of the delivery figures.
 FEW, MANY = 100, 500
@@ -27,6 +27,8 @@ FEW, MANY = 100, 500
 IDLE = 1_000
 #: Publishers and publishes of each under way in the figures of the write path.
 PUBLISHERS, EACH = 16, 16
+#: Publishes in one of the larger frames there.
+LARGE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,14 @@ def delivery(options: Options) -> Figure:
         compared="CPU us a delivery",
         base=f"bus, not stored, {FEW}",
     )
+    cheap = Budget("CPU us a delivery", 5, at_most=True)
+    soon = Budget("p99 ms", 1, at_most=True)
     for contestant, server in _each(figure, options, stored=None):
         for readers in (FEW, MANY):
             spec = contestant.spec(server, readers=readers, publishers=1, lockstep=True)
-            _deliver(figure, f"{contestant.name}, {readers}", server, spec, options)
+            budgets = [cheap, soon] if readers == FEW else [cheap]
+            name = f"{contestant.name}, {readers}"
+            _deliver(figure, name, server, spec, options, *_ours(contestant, *budgets, stored=False))
     return figure
 
 
@@ -78,7 +84,8 @@ def joined(options: Options) -> Figure:
     )
     for contestant, server in _each(figure, options, stored=True):
         spec = contestant.spec(server, readers=FEW, publishers=1, in_flight=32)
-        _deliver(figure, contestant.name, server, spec, options)
+        budgets = _ours(contestant, Budget("CPU us a delivery", 0.5, at_most=True))
+        _deliver(figure, contestant.name, server, spec, options, *budgets)
     return figure
 
 
@@ -86,40 +93,63 @@ def socket(options: Options) -> Figure:
     """The write path of one server process: receive, store, acknowledge."""
     figure = Figure(
         name="socket",
-        title=f"Stored publishes over WebSockets, {PUBLISHERS} x {EACH} in flight, one reader",
+        title=f"Stored publishes over WebSockets, {PUBLISHERS} x {EACH} in flight, or x {LARGE}, one reader",
         compared="events/s",
         more_is_better=True,
         base="bus, stored, one a frame",
     )
+    ways = {"one a frame": (EACH, False), f"{EACH} a frame": (EACH, True), f"{LARGE} a frame": (LARGE, True)}
     for contestant, server in _each(figure, options, stored=True):
-        ways = (
-            {"one a frame": False, "joined frames": True}
-            if contestant.kind in ("bus", "nats")
-            else {"": False}
-        )
-        for way, is_joined in ways.items():
-            spec = contestant.spec(
-                server,
-                readers=1,
-                publishers=PUBLISHERS,
-                in_flight=EACH,
-                joined=is_joined,
-                seconds=options.seconds,
-            )
-            name = f"{contestant.name}, {way}".rstrip(", ")
-            with _reported(figure, name), clients(**spec) as load:
-                before = server.cpu_seconds()
-                found = load.go()
-                used = server.cpu_seconds() - before
-                figure.add(
-                    name,
-                    **{
-                        "events/s": found["published"] / found["seconds"],
-                        "CPU us an event": 1e6 * used / found["published"],
-                        "ack p50 ms": found["p50_ms"],
-                        "ack p99 ms": found["p99_ms"],
-                    },
+        joins = contestant.kind in ("bus", "nats")
+        for way, (in_flight, is_joined) in ways.items():
+            if joins or not is_joined:
+                spec = contestant.spec(
+                    server,
+                    readers=1,
+                    publishers=PUBLISHERS,
+                    in_flight=in_flight,
+                    joined=is_joined,
+                    seconds=options.seconds,
                 )
+                budget = Budget("events/s", 40_000 if is_joined else 10_000)
+                name = f"{contestant.name}, {way}" if joins else contestant.name
+                _publish(figure, name, server, spec, *_ours(contestant, budget))
+    return figure
+
+
+def _publish(figure: Figure, name: str, server: Server, spec: dict[str, Any], *budgets: Budget) -> None:
+    with _reported(figure, name), clients(**spec) as load:
+        before = server.cpu_seconds()
+        found = load.go()
+        used = server.cpu_seconds() - before
+        values = {
+            "events/s": found["published"] / found["seconds"],
+            "CPU us an event": 1e6 * used / found["published"],
+            "ack p50 ms": found["p50_ms"],
+            "ack p99 ms": found["p99_ms"],
+        }
+        figure.add(name, values, *budgets)
+
+
+def latency(options: Options) -> Figure:
+    """How long a stored event takes to its reader while the server does half of what it can."""
+    figure = Figure(
+        name="latency",
+        title="From the publish of a stored event until a reader has it, at half load",
+        compared="p99 ms",
+        base="bus, stored",
+    )
+    budget = Budget("p99 ms", 20, at_most=True)
+    for contestant, server in _each(figure, options, stored=True):
+        spec = contestant.spec(server, readers=1, publishers=1, seconds=options.seconds)
+        with _reported(figure, contestant.name):
+            with clients(**spec, in_flight=PUBLISHERS * EACH) as load:
+                full = load.go()
+            half = full["published"] / full["seconds"] / 2
+            with clients(**spec, rate=half) as load:
+                found = load.go()
+            values = {"events/s": half, "p50 ms": found["p50_ms"], "p99 ms": found["p99_ms"]}
+            figure.add(contestant.name, values, *_ours(contestant, budget))
     return figure
 
 
@@ -133,38 +163,46 @@ def idle(options: Options) -> Figure:
     )
     for contestant, server in _each(figure, options, stored=False):
         name = contestant.name.removesuffix(", not stored")
+        budgets = (Budget("KiB a connection", 30, at_most=True), Budget("connects/s", 1_500))
         with _reported(figure, name):
-            # Some come and go first, so that what a process needs once does not count.
-            with clients(**contestant.spec(server, readers=FEW)):
-                pass
-            memory, cpu = server.memory(), server.cpu_seconds()
-            with clients(**contestant.spec(server, readers=IDLE)) as load:
-                grown, used = server.memory() - memory, server.cpu_seconds() - cpu
-                figure.add(
-                    name,
-                    **{
-                        "KiB a connection": grown / 1024 / IDLE,
-                        "connects/s": IDLE / load.connect_seconds,
-                        "CPU us a connect": 1e6 * used / IDLE,
-                    },
-                )
+            figure.add(name, _idle(contestant, server), *_ours(contestant, *budgets, stored=False))
     return figure
 
 
-def _deliver(figure: Figure, name: str, server: Server, spec: dict[str, Any], options: Options) -> None:
+def _idle(contestant: Contestant, server: Server) -> dict[str, float]:
+    # Some come and go first, so that what a process needs once does not count.
+    with clients(**contestant.spec(server, readers=FEW)):
+        pass
+    memory, cpu = server.memory(), server.cpu_seconds()
+    with clients(**contestant.spec(server, readers=IDLE)) as load:
+        grown, used = server.memory() - memory, server.cpu_seconds() - cpu
+        return {
+            "KiB a connection": grown / 1024 / IDLE,
+            "connects/s": IDLE / load.connect_seconds,
+            "CPU us a connect": 1e6 * used / IDLE,
+        }
+
+
+def _ours(contestant: Contestant, *budgets: Budget, stored: bool = True) -> tuple[Budget, ...]:
+    """Return the budgets of a row if it is the bus, stored or not, that they are for."""
+    is_meant = contestant.kind == "bus" and contestant.name.endswith(", stored") is stored
+    return budgets if is_meant else ()
+
+
+def _deliver(
+    figure: Figure, name: str, server: Server, spec: dict[str, Any], options: Options, *budgets: Budget
+) -> None:
     with _reported(figure, name), clients(**spec, seconds=options.seconds) as load:
         before = server.cpu_seconds()
         found = load.go()
         used = server.cpu_seconds() - before
-        figure.add(
-            name,
-            **{
-                "CPU us a delivery": 1e6 * used / found["delivered"],
-                "deliveries/s": found["delivered"] / found["seconds"],
-                "p50 ms": found["p50_ms"],
-                "p99 ms": found["p99_ms"],
-            },
-        )
+        values = {
+            "CPU us a delivery": 1e6 * used / found["delivered"],
+            "deliveries/s": found["delivered"] / found["seconds"],
+            "p50 ms": found["p50_ms"],
+            "p99 ms": found["p99_ms"],
+        }
+        figure.add(name, values, *budgets)
 
 
 @contextmanager
@@ -223,5 +261,6 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "delivery": delivery,
     "joined": joined,
     "socket": socket,
+    "latency": latency,
     "idle": idle,
 }

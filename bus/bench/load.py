@@ -20,6 +20,8 @@ from bus.bench.tongues import MARK, Tongue, tongue
 
 #: Connections that are being made at the same time.
 CONNECTING = 64
+#: Seconds between two looks of a load with a rate at what is due.
+TICK = 0.001
 #: Seconds to wait for what is still under way when the time is over.
 PATIENCE = 30.0
 
@@ -40,6 +42,9 @@ class Spec:
     #: The next publish comes when every reader has the one before. For one publisher with one in flight.
     lockstep: bool = False
     seconds: float = 3.0
+    #: Events a second of one publisher, whatever the answers; latencies are then until one reader has them.
+    #: 0: as many as are answered.
+    rate: float = 0.0
 
 
 def frame(payload: bytes, *, binary: bool) -> bytes:
@@ -197,16 +202,21 @@ class Load:
         self.delivered += count
         if self.spec.lockstep:
             self._next_step()
+        elif self.spec.rate:
+            self._note(self.publishers[0], count, time.perf_counter())
         self._check_over()
 
     def _answered(self, client: Client, count: int) -> None:
         now = time.perf_counter()
         if self.spec.lockstep:
             self._next_step()
-        else:
-            self.latencies += [now - client.sent_at.popleft() for _ in range(count)]
+        elif not self.spec.rate:
+            self._note(client, count, now)
             self._pump(client, now)
         self._check_over()
+
+    def _note(self, client: Client, count: int, now: float) -> None:
+        self.latencies += [now - client.sent_at.popleft() for _ in range(count)]
 
     def _next_step(self) -> None:
         (client,) = self.publishers
@@ -217,11 +227,22 @@ class Load:
         self._pump(client, now)
 
     def _pump(self, client: Client, now: float) -> None:
-        if now >= self.until:
+        if now >= self.until or self.spec.rate:
             return
         room = self.spec.in_flight - (client.sent - client.answered)
         if room == self.spec.in_flight or (room and not self.spec.joined):
             client.publish(room, joined=self.spec.joined)
+
+    async def _pace(self, started: float) -> None:
+        """Publish at the rate of the spec, answered or not; what is late by a tick is sent with the next."""
+        now = started
+        while self.spec.rate and now < self.until and not self.over.done():
+            (client,) = self.publishers
+            if due := int((now - started) * self.spec.rate) - client.sent:
+                client.publish(due, joined=False)
+            await asyncio.sleep(TICK)
+            now = time.perf_counter()
+        self._check_over()
 
     def _check_over(self) -> None:
         if time.perf_counter() >= self.until and self._is_complete() and not self.over.done():
@@ -236,10 +257,12 @@ class Load:
         """Publish for as long as the spec says; raises `TimeoutError` if not everything arrives."""
         started = time.perf_counter()
         self.until = started + self.spec.seconds
+        pacing = asyncio.ensure_future(self._pace(started))
         for client in self.publishers:
             self._pump(client, started)
         async with asyncio.timeout(self.spec.seconds + PATIENCE):
             await self.over
+        await pacing
         took = time.perf_counter() - started
         ordered = sorted(self.latencies)
         return {

@@ -11,6 +11,23 @@ from rich.console import Console
 from rich.table import Table
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a value of ours is to reach."""
+
+    column: str
+    limit: float
+    #: The limit is the most that it may be, else the least.
+    at_most: bool = False
+
+    def verdict(self, values: dict[str, float]) -> str:
+        """Say whether it is met, and if not what was wanted."""
+        value = values[self.column]
+        if value <= self.limit if self.at_most else value >= self.limit:
+            return "met"
+        return f"not met: {'at most' if self.at_most else 'at least'} {_number(self.limit)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One contestant in one figure."""
@@ -20,6 +37,14 @@ class Row:
     values: dict[str, float]
     #: Why there are no values: not installed, or what went wrong.
     absent: str = ""
+    budgets: tuple[Budget, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is within its budgets; empty if it has none."""
+        if not self.values or len(self.budgets) < 2:
+            return "".join(budget.verdict(self.values) for budget in self.budgets if self.values)
+        return "; ".join(f"{budget.column} {budget.verdict(self.values)}" for budget in self.budgets)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,10 +60,9 @@ class Figure:
     base: str = ""
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, what: str, **values: float) -> None:
-        """Add a row. A name of a column is written with spaces for underscores."""
-        named = {column.replace("_", " "): value for column, value in values.items()}
-        self.rows.append(Row(what=what, values=named))
+    def add(self, what: str, values: dict[str, float], *budgets: Budget) -> None:
+        """Add a row with its values by column, and what they are to reach."""
+        self.rows.append(Row(what=what, values=values, budgets=budgets))
 
     def absent(self, what: str, why: str) -> None:
         """Add a row without values."""
@@ -60,16 +84,17 @@ class Figure:
         table.add_column("")
         for column in [*columns, "ratio"]:
             table.add_column(column, justify="right")
+        table.add_column("budget")
         for row in self.rows:
             cells = [_number(row.values.get(column)) for column in columns]
             if row.absent:
                 cells = [row.absent, *[""] * (len(columns) - 1)] if columns else []
-            table.add_row(row.what, *cells, _ratio(self.ratio(row)))
+            table.add_row(row.what, *cells, _ratio(self.ratio(row)), row.verdict)
         return table
 
     def as_json(self) -> dict[str, Any]:
         """Return the figure for a file."""
-        rows = [{**asdict(row), "ratio": self.ratio(row)} for row in self.rows]
+        rows = [{**asdict(row), "ratio": self.ratio(row), "verdict": row.verdict} for row in self.rows]
         return {"name": self.name, "title": self.title, "compared": self.compared, "rows": rows}
 
 

@@ -21,8 +21,12 @@ def raised(site: dict[str, Any], *, secret: str, has_layer: bool) -> dict[str, A
     limits = {
         "MAX_CONNECTIONS": 20_000,
         "MAX_CONNECTIONS_PER_USER": 20_000,
+        "CONNECT_RATE": 1e6,
+        "CONNECT_BURST": 1_000_000,
         "COMMAND_RATE": 1e6,
         "COMMAND_BURST": 1_000_000,
+        "PUBLISH_RATE": 1e6,
+        "PUBLISH_BURST": 1_000_000,
         "TOKEN_SECRET": secret,
     }
     topics = [

@@ -5,7 +5,7 @@
             ...
             await client.ack(event.topic, event.offset)
 
-It needs no Django: this folder stands on `centrifuge-python`, `msgspec` and `stamina` alone.
+It needs no Django: this folder is the wheel `xnai-bus`, over `centrifuge-python` and `stamina` alone.
 """
 
 from __future__ import annotations

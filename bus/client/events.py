@@ -14,6 +14,8 @@ class Event:
     topic: str
     #: Its place in the topic, from 1; 0 where the topic is not logged.
     offset: int
+    #: The life of the topic in which the offset counts; empty where the topic is not logged.
+    epoch: str = ""
     #: Such as `task.progress`; empty for a payload that is no event object.
     event_type: str
     #: What it says: `data` of the event object, or the whole payload if it is none.
@@ -33,12 +35,22 @@ class Event:
         return bool(self.tags.get("end"))
 
     @classmethod
-    def of(cls, topic: str, offset: int, payload: Any, tags: Mapping[str, str], *, after_gap: bool) -> Self:
+    def of(
+        cls,
+        topic: str,
+        offset: int,
+        payload: Any,
+        tags: Mapping[str, str],
+        *,
+        epoch: str = "",
+        after_gap: bool = False,
+    ) -> Self:
         """Return the event that a publication carries."""
         body = payload if isinstance(payload, dict) and "event_type" in payload else {}
         return cls(
             topic=topic,
             offset=offset,
+            epoch=epoch,
             event_type=str(body.get("event_type", "")),
             data=body.get("data") if body else payload,
             tags=tags,

@@ -9,7 +9,7 @@ gap.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ class Feed:
         self.topic = topic
         self._stats = stats
         self._events: asyncio.Queue[Event | BusClientError | None] = asyncio.Queue(DEPTH)
+        self._epoch = ""
         self._after_gap = False
         self._is_ended = False
         self._has_reader = False
@@ -41,6 +42,7 @@ class Feed:
             publication.offset,
             publication.data,
             publication.tags or {},
+            epoch=self._epoch,
             after_gap=self._after_gap,
         )
         self._after_gap = False
@@ -50,9 +52,16 @@ class Feed:
             self._has_lost = True
         await self._events.put(event)
 
-    def resumed(self, *, was_recovering: bool, recovered: bool) -> None:
-        """Note how a subscription was taken up again."""
-        if was_recovering and not recovered:
+    def resumed(self, subscribed: Any) -> None:
+        """Note how a subscription was taken up, from what the SDK says of it."""
+        if subscribed.stream_position is not None:
+            self._epoch = subscribed.stream_position.epoch
+        if subscribed.was_recovering and not subscribed.recovered:
+            self.note_gap()
+
+    def note_gap(self) -> None:
+        """What comes next follows on something that can no longer be had."""
+        if not self._after_gap:
             self._after_gap = True
             self._stats.gaps += 1
 
@@ -62,13 +71,19 @@ class Feed:
             self._is_ended = True
             await self._events.put(error)
 
-    async def read(self) -> AsyncIterator[Event]:
+    async def read(self) -> AsyncGenerator[Event, None]:
         """Yield the events. Ends after the final event of a topic; raises what has ended the connection."""
         self._has_reader = True
-        while (item := await self._events.get()) is not None:
-            if isinstance(item, BusClientError):
-                raise item
-            yield replace(item, after_gap=True) if self._has_lost else item
-            self._has_lost = False
-            if item.is_final:
-                return
+        try:
+            while (item := await self._events.get()) is not None:
+                if isinstance(item, BusClientError):
+                    raise item
+                yield replace(item, after_gap=True) if self._has_lost else item
+                self._has_lost = False
+                if item.is_final:
+                    return
+        finally:
+            self._has_reader = False
+            if self._events.full():  # the SDK may stand here with the next one
+                self._events.get_nowait()
+                self._has_lost = True

@@ -14,11 +14,18 @@ class ClientStats:
     #: Times that a lost connection was sought again, and found.
     reconnects: int = 0
     events: int = 0
+    #: Events that the server has acknowledged as committed.
     published: int = 0
-    #: Publishes that were tried more than once.
+    #: Acknowledgements of ours that the server has taken.
+    acked: int = 0
+    #: Requests that were tried more than once.
     retried: int = 0
-    #: Requests given up after the last try.
+    #: Requests given up after the last try. The next connection tells the server, which counts them, too.
     retries_failed: int = 0
+    #: Publishes that were refused because too many waited already.
+    overflowed: int = 0
+    #: Publishes that wait for their acknowledgement now.
+    waiting: int = 0
     #: Resumes in which the server no longer had everything.
     gaps: int = 0
     #: Seconds from a publish to its acknowledgement, the latest 1,000.

@@ -142,7 +142,7 @@ class EventLog(Protocol):
 
         Raises:
             TopicEnded: an event, not a repetition by key, is for a topic that has ended.
-            BadRequest: a name or text does not fit: see `check_event`.
+            BadRequest: a name or text does not fit: see `refusals`.
             LogUnavailable: nothing was stored; the call may be repeated.
         """
         ...
@@ -190,35 +190,74 @@ class EventLog(Protocol):
         """
         ...
 
+    def renew(self, topics: Collection[str]) -> None:
+        """Note that these topics are being read, for `forget_unused`. Those written to need no such note.
+
+        Raises:
+            LogUnavailable: the call may be repeated.
+        """
+        ...
+
+    def forget_unused(self, idle: timedelta, *, batch: int = 1000) -> int:
+        """Forget topics that nobody has ever written to, opened or renewed longer than `idle` ago.
+
+        Returns how many went; at most `batch` in one transaction. A reader that still stands there finds the
+        topic gone, and another epoch when it is opened again.
+        """
+        ...
+
     def remove(self, topic: str) -> bool:
         """Forget a topic, its events and its cursors. The next event begins a new epoch at offset 1."""
         ...
 
 
-def check_event(event: NewEvent) -> None:
-    """Refuse what one of the implementations could not store, so that all give the same verdict.
+def refusals(events: Sequence[NewEvent]) -> list[BusError | None]:
+    """Say of each event why it cannot be stored, or None, so that all implementations give one verdict."""
+    data: list[bytes] = []
+    texts: list[str] = []
+    for event in events:
+        data += (event.payload, event.tags or b"", event.info or b"")
+        texts += (event.event_type, event.key or "", event.publisher, event.end_status or "")
+    # All together, for nearly always all are right, and else one after the other.
+    if _why_not_text(data, texts) is None:
+        return [_misfit(event) for event in events]
+    return [_refusal(event) for event in events]
 
-    Raises:
-        BadRequest: with the reason.
-    """
-    _check_topic(event.topic)
-    key = event.key
-    if len(event.event_type) > MAX_EVENT_TYPE:
-        raise BadRequest(f"an event type has at most {MAX_EVENT_TYPE} characters")
-    if key is not None and not 0 < len(key) <= MAX_TEXT:
-        raise BadRequest(f"a key has 1 to {MAX_TEXT} characters")
-    if len(event.publisher) > MAX_TEXT:
-        raise BadRequest(f"a publisher has at most {MAX_TEXT} characters")
-    if event.end_status is not None and len(event.end_status) > MAX_STATUS:
-        raise BadRequest(f"an end status has at most {MAX_STATUS} characters")
-    texts = f"{event.event_type}{key}{event.publisher}{event.end_status}"
+
+def _refusal(event: NewEvent) -> BusError | None:
+    return _misfit(event) or _why_not_text(
+        (event.payload, event.tags or b"", event.info or b""),
+        (event.event_type, event.key or "", event.publisher, event.end_status or ""),
+    )
+
+
+def _misfit(event: NewEvent) -> BusError | None:
+    """Return what is wrong with a name or a length."""
     try:
-        whole = b"".join((event.payload, event.tags or b"", event.info or b"", texts.encode()))
-        whole.decode()
+        _check_topic(event.topic)
+    except BusError as error:
+        return error
+    key, end_status = event.key, event.end_status
+    if len(event.event_type) > MAX_EVENT_TYPE:
+        return BadRequest(f"an event type has at most {MAX_EVENT_TYPE} characters")
+    if key is not None and not 0 < len(key) <= MAX_TEXT:
+        return BadRequest(f"a key has 1 to {MAX_TEXT} characters")
+    if len(event.publisher) > MAX_TEXT:
+        return BadRequest(f"a publisher has at most {MAX_TEXT} characters")
+    if end_status is not None and len(end_status) > MAX_STATUS:
+        return BadRequest(f"an end status has at most {MAX_STATUS} characters")
+    return None
+
+
+def _why_not_text(data: Sequence[bytes], texts: Sequence[str]) -> BusError | None:
+    """Return what a database could not store as text; lines between, so that no two halves make a whole."""
+    try:
+        whole = b"\n".join((*data, "\n".join(texts).encode()))
+        if not whole.isascii():
+            whole.decode()
     except UnicodeError:
-        raise BadRequest("an event is UTF-8 text") from None
-    if b"\0" in whole:
-        raise BadRequest("a NUL character cannot be stored")
+        return BadRequest("an event is UTF-8 text")
+    return BadRequest("a NUL character cannot be stored") if b"\0" in whole else None
 
 
 def event_id(tags: bytes | None) -> str:

@@ -19,7 +19,7 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from bus.faults import fault
-from bus.log import Appended, NewEvent, Page, StoredEvent, TopicState, check_event, event_id
+from bus.log import Appended, NewEvent, Page, StoredEvent, TopicState, event_id, refusals
 from bus.log.batch import Batch, TopicRow, new_epoch
 from bus.log.dialect import Dialect, dialect_of
 from bus.protocol.errors import BusError, LogUnavailable
@@ -37,13 +37,7 @@ _UPDATE_TOPIC = (
     "UPDATE bus_topic SET epoch = %s, first_offset = %s, last_offset = %s, ended_at = %s, end_status = %s, "
     "updated_at = %s WHERE id = %s"
 )
-# The LEFT JOIN gives one row with the topic's state even if there are no events: one statement, one moment.
-_READ = (
-    'SELECT t.epoch, t.first_offset, t.last_offset, e."offset", e.event_type, e.payload, e.tags, e.info, '
-    'e."key", e.publisher, {created_at} FROM bus_topic t LEFT JOIN bus_event e ON e.topic_id = t.id '
-    "AND (%s = '' OR t.epoch = %s) AND e.\"offset\" {compare} %s WHERE t.name = %s "
-    'ORDER BY e."offset" {order} LIMIT %s'
-)
+_SELECT_UNUSED = "SELECT id FROM bus_topic WHERE last_offset = 0 AND updated_at < %s ORDER BY id LIMIT %s"
 #: Above every offset.
 _TOP = 2**62
 #: Names in one statement: SQLite allows 32,766 parameters.
@@ -83,7 +77,7 @@ class DatabaseEventLog:
     def _append(
         self, cursor: CursorWrapper, dialect: Dialect, events: Sequence[NewEvent]
     ) -> list[Appended | BusError]:
-        verdicts = [_verdict(event) for event in events]
+        verdicts = refusals(events)
         sound = [event for event, refusal in zip(events, verdicts, strict=True) if refusal is None]
         if not sound:
             return [refusal for refusal in verdicts if refusal is not None]
@@ -99,9 +93,13 @@ class DatabaseEventLog:
         epoch = since.epoch if since else ""
         bound = since.offset if since else (_TOP if reverse else 0)
         with self._cursor() as (cursor, dialect):
-            compare, order = ("<", "DESC") if reverse else (">", "ASC")
-            statement = _READ.format(compare=compare, order=order, created_at=dialect.created_at)
-            cursor.execute(statement, [epoch, epoch, bound, topic, max(limit, 1)])
+            wanted: dict[str, str | int] = {
+                "name": topic,
+                "epoch": epoch,
+                "bound": bound,
+                "limit": max(limit, 1),
+            }
+            cursor.execute(dialect.read_back if reverse else dialect.read, wanted)
             rows = cursor.fetchall()
         if not rows:
             return Page(epoch="", first_offset=0, last_offset=0, events=[])
@@ -164,6 +162,33 @@ class DatabaseEventLog:
                 cursor.execute("UPDATE bus_topic SET first_offset = %s WHERE id = %s", [first, row.id])
         return first - row.first_offset
 
+    def renew(self, topics: Collection[str]) -> None:
+        """Note that these topics are being read. Locks their rows in the order of their ids."""
+        wanted = list(topics)
+        for start in range(0, len(wanted), _NAMES):
+            with self._transaction() as (cursor, dialect):
+                moment = dialect.to_column(self._clock())
+                rows = _select_topics(cursor, dialect, wanted[start : start + _NAMES], lock=True)
+                unused = [(moment, row.id) for row in rows if not row.last_offset]
+                cursor.executemany("UPDATE bus_topic SET updated_at = %s WHERE id = %s", unused)
+
+    def forget_unused(self, idle: timedelta, *, batch: int = 1000) -> int:
+        """Forget topics that nobody has written to, `batch` in a transaction."""
+        forgotten = 0
+        while went := self._forget_batch(idle, batch):
+            forgotten += went
+        return forgotten
+
+    def _forget_batch(self, idle: timedelta, batch: int) -> int:
+        with self._transaction() as (cursor, dialect):
+            oldest = dialect.to_column(self._clock() - idle)
+            cursor.execute(f"{_SELECT_UNUSED}{dialect.lock}", [oldest, batch])
+            unused = cursor.fetchall()
+            for (topic_id,) in unused:
+                _delete_contents(cursor, topic_id)
+                cursor.execute("DELETE FROM bus_topic WHERE id = %s", [topic_id])
+        return len(unused)
+
     def remove(self, topic: str) -> bool:
         """Forget a topic, its events and cursors."""
         with self._transaction() as (cursor, dialect):
@@ -171,6 +196,7 @@ class DatabaseEventLog:
             for row in rows:
                 _delete_contents(cursor, row.id)
                 cursor.execute("DELETE FROM bus_topic WHERE id = %s", [row.id])
+                fault("log.after_remove")
         return bool(rows)
 
     @contextmanager
@@ -197,14 +223,6 @@ def _as_unavailable() -> Iterator[None]:
         yield
     except (DatabaseError, InterfaceError) as error:
         raise LogUnavailable(f"the database failed: {type(error).__name__}") from error
-
-
-def _verdict(event: NewEvent) -> BusError | None:
-    try:
-        check_event(event)
-    except BusError as error:
-        return error
-    return None
 
 
 def _state(row: TopicRow) -> TopicState:
@@ -267,7 +285,7 @@ def _known_keys(
     marks = ", ".join(["(%s, %s)"] * len(wanted))
     cursor.execute(
         'SELECT topic_id, "key", "offset", tags, created_at FROM bus_event '  # noqa: S608
-        f'WHERE (topic_id, "key") IN (VALUES {marks})',
+        f'WHERE (topic_id, "key") IN (VALUES {marks}) AND "key" IS NOT NULL',  # so the partial index is used
         [value for pair in wanted for value in pair],
     )
     by_id = {topic.id: topic for topic in topics.values()}
@@ -289,31 +307,19 @@ def _write(cursor: CursorWrapper, dialect: Dialect, topics: list[TopicRow], now:
     for topic in topics:
         if topic.restarted:
             _delete_contents(cursor, topic.id)
-    rows = [_event_row(topic.id, *row, moment) for topic in topics for row in topic.rows]
+    rows = [(topic.id, offset, event) for topic in topics for offset, event in topic.rows]
     if not rows:
         return
     fault("log.before_insert")
-    dialect.insert(cursor, rows)
+    dialect.insert(cursor, rows, now)
     fault("log.after_insert")
-    cursor.executemany(
-        _UPDATE_TOPIC,
-        [_topic_values(topic, dialect, moment) for topic in topics if topic.rows],
-    )
+    moved = [_topic_values(topic, dialect, moment) for topic in topics if topic.rows]
+    if len(moved) == 1:
+        # psycopg's `executemany` opens a pipeline, which takes as long as four statements.
+        cursor.execute(_UPDATE_TOPIC, moved[0])
+    else:
+        cursor.executemany(_UPDATE_TOPIC, moved)
     fault("log.before_commit")
-
-
-def _event_row(topic_id: int, offset: int, event: NewEvent, moment: Any) -> tuple[Any, ...]:
-    return (
-        topic_id,
-        offset,
-        event.event_type,
-        event.payload.decode(),
-        (event.tags or b"").decode(),
-        (event.info or b"").decode(),
-        event.key,
-        event.publisher,
-        moment,
-    )
 
 
 def _topic_values(topic: TopicRow, dialect: Dialect, moment: Any) -> tuple[Any, ...]:

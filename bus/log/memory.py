@@ -16,7 +16,7 @@ from threading import Lock
 
 from msgspec import structs
 
-from bus.log import Appended, NewEvent, Page, StoredEvent, TopicState, check_event, event_id
+from bus.log import Appended, NewEvent, Page, StoredEvent, TopicState, event_id, refusals
 from bus.log.batch import new_epoch
 from bus.protocol.errors import BusError, TopicEnded
 from bus.protocol.positions import Position
@@ -30,6 +30,8 @@ class _Topic:
     keys: dict[str, Appended] = field(default_factory=dict)
     last_offset: int = 0
     ended_at: datetime | None = None
+    #: When it was opened or renewed, while nobody has written to it.
+    renewed_at: datetime | None = None
 
     @property
     def first_offset(self) -> int:
@@ -93,7 +95,9 @@ class MemoryEventLog:
         return results
 
     def _append(self, event: NewEvent, undo: list[Callable[[], None]]) -> Appended:
-        check_event(event)
+        (refusal,) = refusals((event,))
+        if refusal is not None:
+            raise refusal
         topic = self._topics.get(event.topic)
         if topic is not None and event.key is not None and (known := topic.keys.get(event.key)):
             return known
@@ -134,7 +138,9 @@ class MemoryEventLog:
         """Return the state of a topic, made if missing."""
         check_topic(topic)
         with self._lock:
-            return _state(topic, self._topics.setdefault(topic, _Topic()))
+            if topic not in self._topics:
+                self._topics[topic] = _Topic(renewed_at=self._clock())
+            return _state(topic, self._topics[topic])
 
     def names(self, after: str = "", *, limit: int = 1000) -> list[str]:
         """Return names of topics in order."""
@@ -164,6 +170,27 @@ class MemoryEventLog:
                 held.keys.pop(gone.key or "", None)
                 went += 1
         return went
+
+    def renew(self, topics: Collection[str]) -> None:
+        """Note that these topics are being read."""
+        now = self._clock()
+        with self._lock:
+            for name in topics:
+                if held := self._topics.get(name):
+                    held.renewed_at = now
+
+    def forget_unused(self, idle: timedelta, *, batch: int = 1000) -> int:
+        """Forget topics that nobody has written to."""
+        oldest = self._clock() - idle
+        with self._lock:
+            unused = [
+                name
+                for name, held in self._topics.items()
+                if not held.last_offset and held.renewed_at is not None and held.renewed_at < oldest
+            ]
+            for name in unused:
+                del self._topics[name]
+        return len(unused)
 
     def remove(self, topic: str) -> bool:
         """Forget a topic."""

@@ -13,14 +13,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from itertools import islice
 from threading import Condition, Lock, Thread
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from django.db import close_old_connections, connections
 
+from bus.faults import fault
 from bus.log import Appended, EventLog, NewEvent, StoredEvent
 from bus.metrics import LOG_BATCH, LOG_COMMIT
 from bus.protocol.errors import BusError, InternalError, LogUnavailable, TooManyRequests
@@ -28,10 +29,24 @@ from bus.protocol.errors import BusError, InternalError, LogUnavailable, TooMany
 logger = logging.getLogger(__name__)
 
 Result: TypeAlias = Appended | BusError
-Waiting: TypeAlias = "Future[Appended] | asyncio.Future[Appended]"
 Loop: TypeAlias = asyncio.AbstractEventLoop
-#: An event, who waits for its place, and the event loop it waits in, if it is one.
-Owed: TypeAlias = tuple[NewEvent, Waiting, Loop | None]
+
+
+Waiting: TypeAlias = "Future[Any] | asyncio.Future[Any]"
+#: What each future is to be given: one result, or those of a group.
+Resolved: TypeAlias = "list[tuple[Waiting, Result | list[Result]]]"
+
+
+class Owed(NamedTuple):
+    """Events that were handed in together, and who waits for their places."""
+
+    events: Sequence[NewEvent]
+    future: Waiting
+    #: The event loop that it is waited for in, if it is one.
+    loop: Loop | None
+    #: The future gets a list of places and refusals; else the one place, or the refusal raised.
+    is_group: bool = False
+
 
 #: The thread is woken at the end of the loop's turn, so that what the turn publishes is committed together,
 #: but with so many events at once: enough for a commit, while the loop goes on.
@@ -65,6 +80,7 @@ class LogWriter:
         self._batch = batch
         self._queue = queue
         self._owed: deque[Owed] = deque()
+        self._count = 0
         self._lock = Lock()
         self._changed = Condition(self._lock)
         #: The loop that will wake the thread at the end of its turn.
@@ -85,19 +101,17 @@ class LogWriter:
         """Stop the thread, after all that is owed was committed; without `flush` that is refused instead."""
         with self._changed:
             thread = self._thread
-            refused = [] if flush else list(self._owed)
-            if not flush:
-                self._owed.clear()
+            refused = [] if flush else self._pop_until(self._count)
             self._stopping = True
             self._changed.notify_all()
-        self._answer(refused, [LogUnavailable("shutting down") for _ in refused])
+        self._answer(refused, [LogUnavailable("shutting down") for owed in refused for _ in owed.events], [])
         if thread is not None:
             thread.join()
 
     @property
     def owed(self) -> int:
         """How many events wait for a commit to begin."""
-        return len(self._owed)
+        return self._count
 
     def submit(self, event: NewEvent) -> Future[Appended]:
         """Hand in an event from any thread; the future holds its place once it is committed.
@@ -107,7 +121,7 @@ class LogWriter:
             LogUnavailable: the writer does not run.
         """
         future: Future[Appended] = Future()
-        self._put(event, future, None)
+        self._put(Owed((event,), future, None))
         self._wake()
         return future
 
@@ -115,23 +129,41 @@ class LogWriter:
         """Hand in an event from the running event loop. Raises as `submit` does, at once."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Appended] = loop.create_future()
-        if self._put(event, future, loop) == ENOUGH:
+        self._put_from(loop, Owed((event,), future, loop))
+        return future
+
+    def asubmit_many(self, events: Sequence[NewEvent]) -> asyncio.Future[list[Result]]:
+        """Hand in events that go into one commit: one future, with a place or a refusal for each.
+
+        For those who have many at once: a future and a wake-up for each cost more than all the rest. Raises
+        as `submit` does, at once, and then none of them was taken.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Result]] = loop.create_future()
+        self._put_from(loop, Owed(events, future, loop, is_group=True))
+        return future
+
+    def _put_from(self, loop: Loop, owed: Owed) -> None:
+        before, after = self._put(owed)
+        if before < ENOUGH <= after:
             self._wake()
         elif self._waker is not loop:
             self._waker = loop
             loop.call_soon(self._wake)
-        return future
 
-    def _put(self, event: NewEvent, waiting: Waiting, loop: Loop | None) -> int:
-        """Queue the event and return how many are owed with it."""
+    def _put(self, owed: Owed) -> tuple[int, int]:
+        """Queue events and return how many were owed before and are owed with them."""
         with self._lock:
             if self._stopping or self._thread is None:
                 raise LogUnavailable("the log writer is not running")
-            owed = len(self._owed)
-            if owed >= self._queue:
+            before = self._count
+            after = before + len(owed.events)
+            # A group that is larger than the queue has to go in once, or never could.
+            if before and after > self._queue:
                 raise TooManyRequests("too many events wait for the log")
-            self._owed.append((event, waiting, loop))
-            return owed + 1
+            self._owed.append(owed)
+            self._count = after
+            return before, after
 
     def _wake(self) -> None:
         self._waker = None
@@ -151,14 +183,28 @@ class LogWriter:
         """Wait for events and return at most a batch of them; nothing once the writer is to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._owed or self._stopping)
-            return [self._owed.popleft() for _ in range(min(self._batch, len(self._owed)))]
+            return self._pop_until(self._batch)
+
+    def _pop_until(self, most: int) -> list[Owed]:
+        """Take the first owed events, at most so many; but those handed in together stay together."""
+        taken: list[Owed] = []
+        count = 0
+        while self._owed and (not taken or count + len(self._owed[0].events) <= most):
+            taken.append(self._owed.popleft())
+            count += len(taken[-1].events)
+        self._count -= count
+        return taken
 
     def _commit(self, taken: list[Owed]) -> None:
         began = time.perf_counter()
-        results = self._append([event for event, _, _ in taken])
+        fault("writer.taken")
+        events = [event for owed in taken for event in owed.events]
+        results = self._append(events)
+        fault("writer.committed")
         LOG_COMMIT.observe(time.perf_counter() - began)
-        LOG_BATCH.observe(len(taken))
-        self._answer(taken, results)
+        LOG_BATCH.observe(len(events))
+        self._answer(taken, results, _stored(events, results))
+        fault("writer.answered")
 
     def _append(self, events: list[NewEvent]) -> list[Result]:
         try:
@@ -172,23 +218,20 @@ class LogWriter:
             close_old_connections()
             return [InternalError(f"the log failed: {type(error).__name__}") for _ in events]
 
-    def _answer(self, taken: list[Owed], results: list[Result]) -> None:
+    def _answer(self, taken: list[Owed], results: list[Result], stored: list[StoredEvent]) -> None:
         """Resolve the futures, one call into each event loop, and tell of what was stored."""
-        by_loop: dict[Loop | None, list[tuple[Waiting, Result]]] = {}
-        stored = []
-        for (event, waiting, loop), result in zip(taken, results, strict=True):
-            by_loop.setdefault(loop, []).append((waiting, result))
-            if isinstance(result, Appended) and not result.duplicate:
-                stored.append(StoredEvent.of(event, result))
+        by_loop: dict[Loop | None, Resolved] = {}
+        rest = iter(results)
+        for owed in taken:
+            result = list(islice(rest, len(owed.events))) if owed.is_group else next(rest)
+            by_loop.setdefault(owed.loop, []).append((owed.future, result))
         _resolve(by_loop.pop(None, []))
         for loop, resolved in by_loop.items():
             if self._into(loop, resolved, stored):
                 stored = []
         self._tell(stored)
 
-    def _into(
-        self, loop: Loop | None, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]
-    ) -> bool:
+    def _into(self, loop: Loop | None, resolved: Resolved, stored: list[StoredEvent]) -> bool:
         """Resolve in the loop, and tell there too. False if the loop is closed: then nobody waits in it."""
         try:
             if loop is not None:
@@ -197,7 +240,7 @@ class LogWriter:
             return False
         return True
 
-    def _resolve_and_tell(self, resolved: list[tuple[Waiting, Result]], stored: list[StoredEvent]) -> None:
+    def _resolve_and_tell(self, resolved: Resolved, stored: list[StoredEvent]) -> None:
         _resolve(resolved)
         self._tell(stored)
 
@@ -206,11 +249,22 @@ class LogWriter:
             self._on_committed(stored)
 
 
-def _resolve(results: list[tuple[Waiting, Result]]) -> None:
-    for waiting, result in results:
-        # Who has stopped waiting may do so at this very moment, in another thread.
-        with suppress(InvalidStateError, asyncio.InvalidStateError):
+def _stored(events: list[NewEvent], results: list[Result]) -> list[StoredEvent]:
+    """Return what is new in the log."""
+    return [
+        StoredEvent.of(event, place)
+        for event, place in zip(events, results, strict=True)
+        if isinstance(place, Appended) and not place.duplicate
+    ]
+
+
+def _resolve(resolved: Resolved) -> None:
+    for future, result in resolved:
+        try:
             if isinstance(result, BusError):
-                waiting.set_exception(result)
+                future.set_exception(result)
             else:
-                waiting.set_result(result)
+                future.set_result(result)
+        except (InvalidStateError, asyncio.InvalidStateError):
+            # Whoever has stopped waiting may do so at this very moment, in another thread.
+            continue

@@ -104,6 +104,8 @@ class Reply(Struct, frozen=True):
     """Send these bytes; there is nothing else to do."""
 
     data: bytes
+    #: Error code, if they are a refusal.
+    code: int = 0
 
 
 class Fail(Struct, frozen=True):

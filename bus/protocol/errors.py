@@ -99,7 +99,12 @@ class DisconnectCode(IntEnum):
         return _DISCONNECT_REASONS[self]
 
 
-_UNSUBSCRIBE_REASONS = {
+def unsubscribe_reason(code: int) -> str:
+    """Return the words sent beside an unsubscribe code, one that an operator made up included."""
+    return _UNSUBSCRIBE_REASONS.get(code, "server unsubscribe")
+
+
+_UNSUBSCRIBE_REASONS: dict[int, str] = {
     UnsubscribeCode.SERVER: "server unsubscribe",
     UnsubscribeCode.ENDED: "topic ended",
     UnsubscribeCode.PERMISSION_DENIED: "permission denied",
@@ -244,9 +249,13 @@ class TooManyRequests(BusError):
     default_message = "too many requests"
     default_retryable = True
 
-    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+    def __init__(
+        self, message: str | None = None, *, retry_after: float = 1.0, is_stubborn: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        #: Whether this was said so often that nobody listens: a connection is closed then.
+        self.is_stubborn = is_stubborn
 
     @property
     def data(self) -> dict[str, Any]:

@@ -8,14 +8,14 @@ is ping and pong. Field names follow `definitions/client.proto` of centrifugal/p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bus.protocol.errors import BadRequest, BusError
-from bus.protocol.limits import MAX_BYTES, MAX_DEPTH, strict_json
+from bus.protocol.limits import MAX_BYTES, MAX_DEPTH, sound_lines, strict_json
 
 #: Both directions: "are you there" from the server, "yes" from the client.
 PING = b"{}"
@@ -48,6 +48,12 @@ class SubscribeRequest(Struct, frozen=True):
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
+    #: Compression of events by differences; never granted, so the answer does not name it.
+    delta: str = ""
+    #: A filter of events by their tags.
+    tf: Any = None
+    #: 0 is a stream of events, the one kind of subscription that there is here.
+    type: int = 0
     #: Bits: 1 asks for numeric channel ids (never granted), 2 for error 112 instead of `recovered: false`.
     flag: int = 0
 
@@ -80,6 +86,8 @@ class PublishRequest(Struct, frozen=True):
 
     channel: str = ""
     data: Any = UNSET
+    #: 0 is an event of a stream, see `SubscribeRequest.type`.
+    type: int = 0
 
 
 class HistoryRequest(Struct, frozen=True):
@@ -115,6 +123,8 @@ class SubRefreshRequest(Struct, frozen=True):
 
     channel: str = ""
     token: str = ""
+    #: 0 is a new token; the other kinds belong to subscriptions that there are not.
+    type: int = 0
 
 
 class PingRequest(Struct, frozen=True):
@@ -137,6 +147,9 @@ class Command(Struct, frozen=True):
     rpc: RpcRequest | None = None
     refresh: RefreshRequest | None = None
     sub_refresh: SubRefreshRequest | None = None
+
+
+_Commands = list[Command]
 
 
 class Malformed(Struct, frozen=True):
@@ -165,7 +178,19 @@ def decode(
     """
     separator = "\n" if isinstance(frame, str) else b"\n"
     lines = frame.split(separator)  # type: ignore[arg-type]
+    if len(lines) > 1 and (sound := _all_sound(frame, max_bytes, max_depth)) is not None:
+        return [*sound]
     return [_command(line, max_bytes, max_depth) for line in lines if line.strip()]
+
+
+def _all_sound(frame: bytes | str, max_bytes: int, max_depth: int) -> Sequence[Command] | None:
+    """Return all commands if nothing at all is wrong with the frame, which is quickly seen, else None."""
+    try:
+        data = frame if isinstance(frame, bytes) else frame.encode()
+        values = sound_lines(data, max_bytes, max_depth + ENVELOPE_DEPTH)
+        return None if values is None else msgspec.convert(values, _Commands)
+    except (UnicodeEncodeError, msgspec.ValidationError):
+        return None
 
 
 def _command(line: bytes | str, max_bytes: int, max_depth: int) -> Command | Malformed:
@@ -269,6 +294,40 @@ def publication(offset: int, payload: bytes, tags: bytes | None = None, info: by
 def push_publication(topic: str, published: bytes) -> bytes:
     """Return the push of an event; `published` comes from `publication`."""
     return b'{"push":{"channel":%b,"pub":%b}}' % (_to_json(topic), published)
+
+
+class Published(Protocol):
+    """An event, as far as subscribers are told of it."""
+
+    @property
+    def offset(self) -> int:
+        """0: it is not logged."""
+
+    @property
+    def payload(self) -> bytes:
+        """The event object."""
+
+    @property
+    def tags(self) -> bytes | None:
+        """JSON object of strings."""
+
+    @property
+    def info(self) -> bytes | None:
+        """Who has published."""
+
+
+def push_publications(topic: str, events: Iterable[Published]) -> bytes:
+    """Return the pushes of many events of a topic, joined: as `push_publication`, in a third of the time."""
+    head = b'{"push":{"channel":%b,"pub":{' % _to_json(topic)
+    parts: list[bytes] = []
+    for event in events:
+        parts += (head, b'"offset":%d,"data":' % event.offset if event.offset else b'"data":', event.payload)
+        if event.tags:
+            parts += (b',"tags":', event.tags)
+        if event.info:
+            parts += (b',"info":', event.info)
+        parts.append(b"}}}\n")
+    return b"".join(parts)[:-1]
 
 
 def push_join(topic: str, info: ClientInfo) -> bytes:

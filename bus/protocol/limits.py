@@ -24,6 +24,16 @@ MIN_INT = -(2**63)
 MAX_INT = 2**63 - 1
 
 _decode = msgspec.json.Decoder().decode
+_decode_lines = msgspec.json.Decoder().decode_lines
+_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+#: For `bytes.translate`: digits become zeros, opening brackets braces, and all else but line ends blanks.
+_SHAPE = bytes.maketrans(b"123456789[", b"000000000{").translate(
+    bytes(code if code in b"0{\n" else ord(" ") for code in range(256))
+)
+#: The least that an integer outside of 64 bits needs.
+_LONG_NUMBER = b"0" * 19
 
 
 def strict_json(raw: bytes | str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
@@ -44,11 +54,48 @@ def strict_json(raw: bytes | str, max_bytes: int = MAX_BYTES, max_depth: int = M
         raise BadRequest(f"nested deeper than {max_depth}") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadRequest(f"not JSON: {error}"[:200]) from None
-    colons = check_value(value, max_depth)
-    # Where nothing is written as \u, the value has all colons of the text, unless a key was dropped.
-    if b"\\u" in data or colons != data.count(b":"):
+    if not _is_plainly_sound(data, value, max_depth):
+        check_value(value, max_depth)
         json.loads(data, object_pairs_hook=_refuse_repeated_keys)
     return value
+
+
+def _is_plainly_sound(data: bytes, value: Any, max_depth: int) -> bool:
+    """Tell from the bytes alone that nothing is to be refused; most texts show it, in a third of the time.
+
+    Decoding has refused what is no JSON or no UTF-8, and numbers that no float holds. NUL and surrogates
+    need a `\\u`, deep nesting as many brackets, a large integer 19 digits; and a repeated key was dropped
+    with its quotes, so that they are fewer in the value's own JSON.
+    """
+    shape = data.translate(_SHAPE)
+    return (
+        b"\\u" not in data
+        and shape.count(b"{") <= max_depth
+        and _LONG_NUMBER not in shape
+        and ((again := _encode(value)) == data or again.count(b'"') == data.count(b'"'))
+    )
+
+
+def sound_lines(data: bytes, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> list[Any] | None:
+    """Decode JSON values, one a line, if a look at all together shows that `strict_json` would take each.
+
+    That is in half of the time, if they are written as most clients write them: without blanks. None: take
+    them one by one.
+    """
+    try:
+        values = _decode_lines(data)
+        again = _encode_lines(values)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    # Written the same again, so no key was dropped; for the rest see `_is_plainly_sound`.
+    if again[:-1] != data or b"\\u" in data:
+        return None
+    shape = data.translate(_SHAPE)
+    lines = shape.split(b"\n")
+    is_sound = _LONG_NUMBER not in shape and all(
+        len(line) <= max_bytes and line.count(b"{") <= max_depth for line in lines
+    )
+    return values if is_sound else None
 
 
 def _as_bytes(raw: bytes | str) -> bytes:
@@ -65,15 +112,15 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
         raise BadRequest("an object has a key twice")
 
 
-def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
-    """Check a Python value against the rules of `strict_json`; return how many colons its JSON will have.
+def check_value(value: Any, max_depth: int = MAX_DEPTH) -> None:
+    """Check a Python value against the rules of `strict_json`.
 
     Raises:
         BadRequest: JSON, or one of the databases, cannot hold it.
     """
     # Every event passes here, so all is decided in one loop, and all texts together at the end.
     texts: list[str] = []
-    colons = depth = 0
+    depth = 0
     level = [value]
     while level:
         below: list[Any] = []
@@ -89,7 +136,6 @@ def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
                     raise BadRequest("NaN and Infinity are not JSON")
             elif kind in _CONTAINERS and depth < max_depth:
                 if kind is dict:
-                    colons += len(item)
                     texts += item
                     item = item.values()
                 below += item
@@ -97,7 +143,7 @@ def check_value(value: Any, max_depth: int = MAX_DEPTH) -> int:
                 raise BadRequest(_why_refused(kind, max_depth))
         level = below
         depth += 1
-    return colons + _check_texts(texts)
+    _check_texts(texts)
 
 
 _CONTAINERS = frozenset({dict, list, tuple})
@@ -110,10 +156,10 @@ def _why_refused(kind: type, max_depth: int) -> str:
     return f"{kind.__name__} is no JSON type"
 
 
-def _check_texts(texts: list[str]) -> int:
-    """Check all strings and keys of a value; return how many colons are in them."""
+def _check_texts(texts: list[str]) -> None:
+    """Check all strings and keys of a value."""
     if not texts:
-        return 0
+        return
     if set(map(type, texts)) != _ONLY_TEXT:
         raise BadRequest("a key of an object is a string")
     text = "".join(texts)
@@ -121,7 +167,6 @@ def _check_texts(texts: list[str]) -> int:
         raise BadRequest("a NUL character cannot be stored")
     if not text.isascii():
         _as_bytes(text)
-    return text.count(":")
 
 
 class TokenBucket:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar
 
 from bus.protocol.errors import BadRequest
 
 MAX_TOPIC_BYTES = 200
+#: Leaves room for `agent:` and more.
+MAX_AGENT_ID = 180
 
 #: Names remembered with their rule; beyond it the memory starts anew, for clients may think of any name.
 _REMEMBERED = 10_000
@@ -39,6 +42,11 @@ def check_topic(name: object) -> str:
     raise BadRequest("a topic is 1 to 200 characters of A-Z a-z 0-9 _ . : @ -")
 
 
+def is_agent_id(name: object) -> bool:
+    """Tell whether `name` can be an agent's: its inbox `agent:<name>` is a topic, and rows can hold it."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_AGENT_ID and is_topic(f"agent:{name}")
+
+
 def split(topic: str) -> tuple[str, str]:
     """Return area and id: `cleanup:run:7` is `("cleanup", "run:7")`, `broadcast` is `("broadcast", "")`."""
     area, _, rest = topic.partition(":")
@@ -50,13 +58,23 @@ def group_name(topic: str) -> str:
     return "bus." + blake2b(topic.encode(), digest_size=20).hexdigest()
 
 
+def is_pattern(text: object) -> bool:
+    """Tell whether `text` is a well-formed pattern of topic names: a name in which `*` may stand."""
+    return isinstance(text, str) and _PATTERN.fullmatch(text) is not None
+
+
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether `topic` fits `pattern`, in which only `*` is special: any run of characters."""
     return _compiled(pattern).fullmatch(topic) is not None
 
 
+@lru_cache(maxsize=1_000)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+    # Each literal between two stars is taken where it comes first and not tried anywhere else: so a
+    # pattern of many stars costs one pass over the name, not one pass to the power of the stars.
+    first, *rest = (re.escape(part) for part in pattern.split("*"))
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
+    return re.compile(first + middle + "".join(f".*{part}" for part in rest[-1:]))
 
 
 class HasPattern(Protocol):
@@ -96,7 +114,7 @@ class RuleBook(Generic[RuleT]):
 
 
 def _vagueness(rule: HasPattern) -> tuple[int, int]:
-    if _PATTERN.fullmatch(rule.pattern) is None:
+    if not is_pattern(rule.pattern):
         raise ValueError(f"{rule.pattern!r} is no pattern of topic names")
     stars = rule.pattern.count("*")
     return stars, stars - len(rule.pattern)

@@ -65,7 +65,16 @@ class Armed:
         raise OSError(number, f"{os.strerror(number)} (injected at {name})")
 
 
-_armed = Armed(os.environ["FAULT"]) if os.environ.get("FAULT") else None
+def _first_of_ours(text: str) -> Armed | None:
+    """Arm the first fault of this library in `text`, which separates those of all libraries by commas."""
+    for spec in filter(None, text.split(",")):
+        name = spec.partition(":")[0]
+        if name == "*" or name in POINTS:
+            return Armed(spec)
+    return None
+
+
+_armed = _first_of_ours(os.environ.get("FAULT", ""))
 
 
 def crash_point(name: str) -> None:

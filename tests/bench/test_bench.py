@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from django.core.management import CommandError, call_command
 
 from bus.bench.figures import FIGURES
 from bus.bench.load import Client, Load, Spec, frame
-from bus.bench.report import Figure
+from bus.bench.report import Budget, Figure
 from bus.bench.serve import raised
 from bus.bench.tongues import MARK, tongue
 from bus.conf import BusSettings
@@ -122,12 +123,54 @@ def test_a_ratio_of_two_is_twice_as_good_whichever_way_is_better():
     rates = Figure(name="f", title="t", compared="rate", more_is_better=True, base="b")
     costs = Figure(name="f", title="t", compared="cost", base="b")
     for figure, column in ((rates, "rate"), (costs, "cost")):
-        figure.add("b", **{column: 10.0})
+        figure.add("b", {column: 10.0})
         figure.absent("c", "not installed")
-    rates.add("a", rate=20.0)
-    costs.add("a", cost=5.0)
+    rates.add("a", {"rate": 20.0})
+    costs.add("a", {"cost": 5.0})
     for figure in (rates, costs):
         assert [figure.ratio(row) for row in figure.rows] == [1.0, None, 2.0]
+
+
+def test_a_budget_is_met_or_says_what_it_wants():
+    figure = Figure(name="f", title="t", compared="rate")
+    least, most = Budget("rate", 100_000), Budget("p99 ms", 20, at_most=True)
+    for values in ({"rate": 100_000, "p99 ms": 20}, {"rate": 99_999, "p99 ms": 2}, {"rate": 1, "p99 ms": 21}):
+        figure.add("bus", values, least, most)
+    figure.add("alone", {"rate": 1.0}, least)
+    figure.add("peer", {"rate": 1.0})
+    figure.absent("gone", "not installed")
+    assert [row.verdict for row in figure.rows] == [
+        "rate met; p99 ms met",
+        "rate not met: at least 100,000; p99 ms met",
+        "rate not met: at least 100,000; p99 ms not met: at most 20.00",
+        "not met: at least 100,000",
+        "",
+        "",
+    ]
+    assert "not met" in figure.as_json()["rows"][1]["verdict"]
+
+
+async def test_a_load_with_a_rate_publishes_on_whatever_the_answers():
+    load = Load(Spec(port=0, kind="plain", options=PLAIN, publishers=1, seconds=0.2, rate=500))
+    reader = client_of("plain", PLAIN, load._delivered, load)
+    publisher = client_of("plain", PLAIN, load._answered, load, reads=False)
+    load.readers, load.publishers = [reader], [publisher]
+    for client in (reader, publisher):
+        connected(client)
+    running = asyncio.create_task(load.run())
+    while not publisher.sent:
+        await asyncio.sleep(0)
+    reader.data_received(MARK)
+    while time.perf_counter() < load.until + 0.05 or publisher.sent < 2:
+        await asyncio.sleep(0.01)
+    assert publisher.sent <= 100
+    left = publisher.sent - 1
+    reader.data_received(MARK * left)
+    assert not running.done()
+    publisher.data_received(b"acknowledged" * publisher.sent)
+    found = await running
+    assert found["published"] == found["delivered"] == left + 1
+    assert found["p99_ms"] > found["p50_ms"] / 2 > 0
 
 
 def test_a_figure_that_does_not_exist_is_refused():
@@ -173,8 +216,12 @@ def test_a_server_of_the_benchmark_keeps_every_setting_but_the_limits(settings):
     assert changed == {
         "MAX_CONNECTIONS",
         "MAX_CONNECTIONS_PER_USER",
+        "CONNECT_RATE",
+        "CONNECT_BURST",
         "COMMAND_RATE",
         "COMMAND_BURST",
+        "PUBLISH_RATE",
+        "PUBLISH_BURST",
         "TOKEN_SECRET",
         "TOPICS",
     }

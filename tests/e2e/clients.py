@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,6 +104,14 @@ class StockClient:
     def do(self, action: str, **words: Any) -> Any:
         """Give a command and wait for its outcome."""
         return self.answer(self.start(action, **words))
+
+    def freeze(self) -> None:
+        """Let the SDK's process stand still: it reads nothing and answers no ping."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def connect(self, url: str, token: str, **data: Any) -> dict[str, Any]:
         """Connect and wait until the server has answered; returns what it said."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from bus.progress import BusTask
@@ -22,3 +26,20 @@ def count(self: Any, total: int) -> int:
 def fail(self: Any) -> None:
     """End badly."""
     raise ValueError("no luck")
+
+
+@app.task(bind=True, base=BusTask, name="tests.hang")
+def hang(self: Any) -> None:
+    """Say that it works, and go on for ever."""
+    self.progress(1, 2, step="hanging")
+    threading.Event().wait()
+
+
+@app.task(bind=True, base=BusTask, name="tests.die_once")
+def die_once(self: Any, marker: str) -> None:
+    """Be killed the first time, as for want of memory; complete the second."""
+    file = Path(marker)
+    if not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    self.progress(1, 1)

@@ -17,9 +17,12 @@ from centrifuge import (
     CentrifugeError,
     Client,
     ClientEventHandler,
+    DeltaType,
     SubscriptionEventHandler,
+    UnauthorizedError,
 )
 from centrifuge.exceptions import ReplyError
+from centrifuge.filter import FilterNode
 from centrifuge.types import StreamPosition
 
 
@@ -49,7 +52,32 @@ def published(topic: str, pub: Any) -> None:
 
 
 def piece(pub: Any) -> dict[str, Any]:
-    return {"offset": pub.offset, "data": pub.data, "tags": pub.tags}
+    info = pub.info and {"client": pub.info.client, "user": pub.info.user}
+    return {"offset": pub.offset, "data": pub.data, "tags": pub.tags, "info": info}
+
+
+def came_or_went(event: str, context: Any, *, topic: str, server: bool) -> None:
+    info = {"client": context.info.client, "user": context.info.user}
+    say({"event": event, "topic": topic, "server": server, **info, "at": time.time()})
+
+
+def supply(values: list[Any], event: str) -> Callable[..., Awaitable[Any]]:
+    """What the SDK calls for a token or a state: each value once, then the last again and again.
+
+    For None it is told that there is none to be had, and for an empty text that the one who gives them does
+    not answer.
+    """
+
+    async def give(*_: str) -> Any:
+        value = values.pop(0) if len(values) > 1 else values[0]
+        say({"event": event})
+        if value is None:
+            raise UnauthorizedError
+        if value == "":
+            raise ConnectionError("no answer")
+        return value
+
+    return give
 
 
 class OfClient(ClientEventHandler):
@@ -74,6 +102,12 @@ class OfClient(ClientEventHandler):
     async def on_publication(self, ctx: Any) -> None:
         published(ctx.channel, ctx.pub)
 
+    async def on_join(self, ctx: Any) -> None:
+        came_or_went("join", ctx, topic=ctx.channel, server=True)
+
+    async def on_leave(self, ctx: Any) -> None:
+        came_or_went("leave", ctx, topic=ctx.channel, server=True)
+
 
 class OfSubscription(SubscriptionEventHandler):
     def __init__(self, topic: str) -> None:
@@ -91,8 +125,15 @@ class OfSubscription(SubscriptionEventHandler):
     async def on_publication(self, ctx: Any) -> None:
         published(self.topic, ctx.pub)
 
+    async def on_join(self, ctx: Any) -> None:
+        came_or_went("join", ctx, topic=self.topic, server=False)
+
+    async def on_leave(self, ctx: Any) -> None:
+        came_or_went("leave", ctx, topic=self.topic, server=False)
+
     async def on_error(self, ctx: Any) -> None:
-        say({"event": "error", "topic": self.topic, "code": ctx.code, "message": str(ctx.error)})
+        code = ctx.error.code if isinstance(ctx.error, ReplyError) else ctx.code
+        say({"event": "error", "topic": self.topic, "code": code, "message": str(ctx.error)})
 
 
 class Driver:
@@ -100,26 +141,79 @@ class Driver:
 
     client: Client
 
-    async def connect(self, *, url: str, token: str = "", data: Any = None) -> None:
+    async def connect(
+        self,
+        *,
+        url: str,
+        token: str = "",
+        tokens: list[str | None] | None = None,
+        data: Any = None,
+        pingDelay: float = 10.0,
+    ) -> None:
         self.client = Client(
-            url, events=OfClient(), token=token, data=data, max_reconnect_delay=1.0, proxy=None
+            url,
+            events=OfClient(),
+            token=token,
+            get_token=supply(tokens, "token wanted") if tokens else None,
+            data=data,
+            max_reconnect_delay=1.0,
+            max_server_ping_delay=pingDelay,
+            proxy=None,
         )
         await self.client.connect()
 
     async def disconnect(self) -> None:
         await self.client.disconnect()
 
-    async def subscribe(self, *, topic: str, joinLeave: bool = False, **options: Any) -> None:
+    async def subscribe(
+        self,
+        *,
+        topic: str,
+        joinLeave: bool = False,
+        delta: str = "",
+        tagsFilter: dict[str, Any] | None = None,
+        tokens: list[str | None] | None = None,
+        states: list[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        positions = [StreamPosition(**state) for state in states or []]
         subscription = self.client.new_subscription(
-            topic, events=OfSubscription(topic), join_leave=joinLeave, **options
+            topic,
+            events=OfSubscription(topic),
+            join_leave=joinLeave,
+            delta=DeltaType(delta) if delta else None,
+            tags_filter=FilterNode(tagsFilter) if tagsFilter else None,
+            get_token=supply(tokens, "subscription token wanted") if tokens else None,
+            get_state=supply(positions, "state wanted") if positions else None,
+            **options,
         )
         await subscription.subscribe()
         await subscription.ready(10)
 
-    async def unsubscribe(self, *, topic: str) -> None:
+    def _subscription(self, topic: str) -> Any:
         subscription = self.client.get_subscription(topic)
         assert subscription is not None
-        await subscription.unsubscribe()
+        return subscription
+
+    async def unsubscribe(self, *, topic: str) -> None:
+        await self._subscription(topic).unsubscribe()
+
+    async def resubscribe(self, *, topic: str) -> None:
+        await self._subscription(topic).subscribe()
+        await self._subscription(topic).ready(10)
+
+    async def publish_here(self, *, topic: str, data: Any) -> None:
+        await self._subscription(topic).publish(data)
+
+    async def look_here(self, *, topic: str) -> Any:
+        subscription = self._subscription(topic)
+        present, counted = await subscription.presence(), await subscription.presence_stats()
+        found = await subscription.history(limit=-1)
+        return {
+            "clients": sorted(present.clients),
+            "count": counted.num_clients,
+            "offsets": [pub.offset for pub in found.publications],
+        }
 
     async def publish(self, *, topic: str, data: Any) -> None:
         await self.client.publish(topic, data)

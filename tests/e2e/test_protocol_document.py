@@ -10,12 +10,17 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
+from bus.plain import FRAMES_IN, FRAMES_OUT
 from bus.protocol.errors import DisconnectCode, ErrorCode, UnsubscribeCode
+from bus.protocol.frames import Command
+from bus.remote import METHODS
 from tests.e2e.clients import RawClient
 from tests.harness import ROOT, Site
 
@@ -48,6 +53,9 @@ class Replay:
     def _value(self, name: str) -> str:
         if found := re.fullmatch(r"token of (\w+)(?: with (.+))?", name):
             return self.site.token(found[1], *(found[2] or "").split())
+        if found := re.fullmatch(r"subscription token of (\w+) for (\S+)", name):
+            claims = {"sub": found[1], "channel": found[2], "exp": int(time.time()) + 600}
+            return jwt.encode(claims, self.site.secret, algorithm="HS256")
         return str(self.known[name])
 
     def check(self, wanted: Any, got: Any, place: str) -> None:
@@ -101,34 +109,41 @@ def request(replay: Replay, call: str, answer: str) -> None:
 
 def converse(replay: Replay, kind: str, words: list[str], lines: list[str]) -> None:
     """One conversation; a push and the answer that it belongs to may come in either order."""
-    with open_socket(replay, kind, words) as client:
+    with ExitStack() as stack:
+        clients: dict[str, RawClient] = {}
         for turn in turns(lines):
             waiting = list(turn)
             while waiting:
                 line = waiting.pop(0)
-                if line.startswith("C "):
-                    client.send(replay.filled(line[2:]))
-                elif line.startswith("S close "):
-                    code, reason = line.removeprefix("S close ").split(" ", 1)
-                    assert client.ending()[1:] == (int(code), reason)
+                speaker, said = line.split(" ", 1)
+                number = speaker[1:]  # empty for the first connection
+                if number not in clients:
+                    clients[number] = stack.enter_context(open_socket(replay, kind, words))
+                if speaker[0] == "C":
+                    clients[number].send(replay.filled(said))
+                elif said.startswith("close "):
+                    _, code, reason = said.split(" ", 2)
+                    assert clients[number].ending()[1:] == (int(code), reason)
                 else:
-                    receive_one(replay, client, [line, *waiting], waiting)
+                    receive_one(replay, clients[number], speaker, [line, *waiting], waiting)
 
 
-def receive_one(replay: Replay, client: RawClient, expected: list[str], waiting: list[str]) -> None:
+def receive_one(
+    replay: Replay, client: RawClient, speaker: str, expected: list[str], waiting: list[str]
+) -> None:
     """Read one message and strike the line that it is."""
     got = client.receive()
-    messages = [line for line in expected if line.startswith("S {")]
-    same = [line for line in messages if kind_of(json.loads(line[2:])) == kind_of(got)]
+    messages = [line for line in expected if line.startswith(f"{speaker} {{")]
+    same = [line for line in messages if kind_of(json.loads(line.split(" ", 1)[1])) == kind_of(got)]
     assert same, f"{got} came instead of {expected[0]}"
-    replay.check(json.loads(same[0][2:]), got, same[0])
+    replay.check(json.loads(same[0].split(" ", 1)[1]), got, same[0])
     waiting[:] = expected
     waiting.remove(same[0])
 
 
 def kind_of(message: dict[str, Any]) -> Any:
     """What tells the messages of one turn apart."""
-    return message.get("id") or message.get("event_type") or "push"
+    return message.get("id", message.get("event_type", "push"))
 
 
 def turns(lines: list[str]) -> list[list[str]]:
@@ -161,3 +176,31 @@ def test_a_token_of_the_command_connects(site: Site) -> None:
 @pytest.mark.parametrize("code", [*ErrorCode, *UnsubscribeCode, *DisconnectCode])
 def test_every_code_is_explained(code: int) -> None:
     assert re.search(rf"^\| {int(code)} \| \w+", DOCUMENT, re.M), f"{code!r} is not in docs/protocol.md"
+
+
+COMMANDS = [name for name in Command.__struct_fields__ if name != "id"]
+
+
+@pytest.mark.parametrize("name", [*METHODS.names, *COMMANDS])
+def test_every_command_and_method_is_in_a_table_with_who_may(name: str) -> None:
+    rows = [line for line in DOCUMENT.splitlines() if line.startswith("| `") and f"`{name}`" in line]
+    assert rows, f"{name} is in no table of docs/protocol.md"
+    assert all(cell.strip() for cell in rows[0].split("|")[-2:-1]), rows
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.names))
+def test_every_argument_of_a_method_is_named(method: str) -> None:
+    (row,) = [line for line in DOCUMENT.splitlines() if line.startswith(f"| `{method}` ")]
+    kind = METHODS.arguments_of(method)
+    for argument in getattr(kind, "__struct_fields__", ()):
+        assert f"`{argument}`" in row.split("|")[2], f"{argument} of {method}"
+
+
+@pytest.mark.parametrize("kind", FRAMES_IN)
+def test_every_plain_frame_in_is_explained(kind: str) -> None:
+    assert f'| `{{"type":"{kind}"' in DOCUMENT
+
+
+@pytest.mark.parametrize("kind", FRAMES_OUT)
+def test_every_plain_frame_out_is_explained(kind: str) -> None:
+    assert re.search(rf"^\| `{kind}` \| \w+", DOCUMENT, re.M)

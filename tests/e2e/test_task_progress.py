@@ -17,7 +17,7 @@ SDKS = ("javascript", "python")
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    site = Site(web=1)
+    site = Site(web=1, BUS_TASK_LEASE="3")
     site.start()
     site.start_worker("--include", "tests.e2e.jobs")
     yield site
@@ -99,3 +99,45 @@ def test_a_second_run_under_the_same_id_begins_anew(site: Site, sdk: str) -> Non
         assert offsets == list(range(1, second["offset"] + 1))
         with watch(site, sdk, topic) as newcomer:
             assert newcomer.wait("subscribed", topic=topic)["epoch"] == second["epoch"]
+
+
+def test_a_task_whose_worker_was_killed_ends_as_failed(site: Site) -> None:
+    topic = "task:killed"
+    with watch(site, "javascript", topic) as client:
+        send(site, "hang", "killed")
+        client.wait_until(lambda: len(types(client, topic)) >= 2, what="the first progress")
+        site.worker.kill()
+        site.python(  # as beat does, every 10 s
+            "import time\nfrom bus.tasks import end_lost_tasks\nwhile not end_lost_tasks(): time.sleep(0.2)"
+        )
+        wait_end(client, topic)
+        assert types(client, topic) == ["task.started", "task.progress", "task.failed"]
+        assert last(client, topic)["data"]["data"]["lost"]
+        assert client.offsets(topic) == [1, 2, 3]
+    assert site.sql("SELECT count(*) FROM bus_runningtask WHERE topic = %s", topic)[0][0] == 0
+    site.start_worker()
+
+
+def test_a_task_that_is_revoked_while_it_runs_ends_as_cancelled(site: Site) -> None:
+    topic = "task:unwanted"
+    with watch(site, "python", topic) as client:
+        send(site, "hang", "unwanted")
+        client.wait_until(lambda: len(types(client, topic)) >= 2, what="the first progress")
+        site.python(
+            "from xnai_site.celery import app; "
+            "app.control.revoke('unwanted', terminate=True, signal='SIGKILL')"
+        )
+        wait_end(client, topic)
+        assert types(client, topic) == ["task.started", "task.progress", "task.cancelled"]
+        assert last(client, topic)["data"]["data"]["message"] == "revoked"
+
+
+def test_a_task_whose_process_died_is_done_again_by_the_same_worker(site: Site) -> None:
+    topic = "task:twice"
+    with watch(site, "python", topic) as client:
+        send(site, "die_once", "twice", str(site.folder / "died"))
+        wait_end(client, topic)
+        kinds = types(client, topic)
+        assert kinds[:2] == ["task.started", "task.started"]
+        assert kinds[-1] == "task.completed"
+        assert client.offsets(topic) == list(range(1, len(kinds) + 1))

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bus import layer, publishing
-from bus.hub import Hub, hub, shut_down
+from bus.hub import Hub, hub, running, shut_down
 from bus.log import threads
 from tests.harness import Site
 
 
 @pytest.fixture
-def bus_process() -> Iterator[None]:
-    """Ends the threads of the bus when the test is over, and with them their database connections."""
+async def bus_process() -> AsyncIterator[None]:
+    """Ends the hub and the threads of the bus when the test is over, and their database connections."""
     yield
+    if running() is not None:
+        await shut_down(0.0)
     publishing.stop_writer()
     layer.close()
     threads.close()

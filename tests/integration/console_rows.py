@@ -13,8 +13,10 @@ from django.core import serializers
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
+from bus import runs
 from bus.models import ActiveConnection, Agent, ApiKey, ConnectionSession, Cursor, ServerInstance, Topic
 from bus.publishing import publish
+from bus.revocation import revoke
 from bus.tokens import create_api_key
 from cleanup import operations
 from cleanup.models import CleanupRun
@@ -76,6 +78,8 @@ def bus_rows() -> None:
     publish("agent:crawler", "agent.message", {"text": "work"})
     Cursor.objects.create(consumer="crawler", topic=Topic.objects.get(name="broadcast"), offset=2)
     create_api_key("importer", scopes=["publish"])
+    runs.take("task:nightly")
+    revoke(user_id="42", note="lost a laptop")
 
 
 def schedule_rows() -> None:

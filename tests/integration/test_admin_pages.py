@@ -14,9 +14,12 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import escape
 
-from bus.models import ApiKey, Event, Topic
+from bus import acks
+from bus.log.current import event_log
+from bus.models import Agent, ApiKey, Event, RunningTask, Topic
 from bus.publishing import publish
 from bus.tokens import check_api_key
 from cleanup.models import AuditEntry, CleanupItem, Hold, RetentionPolicy, StagingArea
@@ -186,6 +189,65 @@ def test_an_event_says_who_has_acknowledged_it(boss, staging):
     read, unread = (Event.objects.get(topic__name="broadcast", offset=offset) for offset in (2, 3))
     assert "crawler" in text_of(boss.get(reverse("admin:bus_event_change", args=[read.pk])))
     assert "nobody yet" in text_of(boss.get(reverse("admin:bus_event_change", args=[unread.pk])))
+
+
+def test_an_event_says_when_it_was_acknowledged(boss):
+    for number in range(4):
+        publish("broadcast", "agent.message", number)
+    acks.ack("exact", "broadcast", 2)
+    acks.ack("further", "broadcast", 4)
+    event = Event.objects.get(topic__name="broadcast", offset=2)
+    shown = text_of(boss.get(reverse("admin:bus_event_change", args=[event.pk])))
+    lines = re.findall(r'<li><span class="x-mono">(\w+)</span> ([\w ]+) <time', shown)
+    assert sorted(lines) == [("exact", "at"), ("further", "not after")]
+    assert shown.index("further") < shown.index("exact"), "who acknowledged last comes first"
+
+
+def test_topics_show_the_cursor_that_is_furthest_behind(boss):
+    for number in range(4):
+        publish("lab:1", "output", number)
+    publish("lab:2", "output", 1)
+    url = reverse("admin:bus_topic_changelist")
+    assert text_of(boss.get(url)).count("no cursor") == 2
+    acks.ack("fast", "lab:1", 4)
+    acks.ack("slow", "lab:1", 1)
+    acks.ack("done", "lab:2", 1)
+    shown = text_of(boss.get(url))
+    assert re.search(r"slow</span><small>3 events to do", shown)
+    assert "fast" not in shown
+    assert "all are done" in shown
+    page = text_of(boss.get(reverse("admin:bus_topic_change", args=[Topic.objects.get(name="lab:1").pk])))
+    assert page.index("slow") < page.index("fast")
+
+
+def test_what_was_trimmed_from_an_inbox_does_not_wait_in_it(boss):
+    for number in range(6):
+        publish("agent:a7", "agent.message", number)
+    Agent.objects.create(agent_id="a7")
+    url = reverse("admin:bus_agent_changelist")
+    assert "6 events" in text_of(boss.get(url))
+    event_log().trim("agent:a7", max_age=None, max_events=2)
+    assert "2 events" in text_of(boss.get(url))
+    acks.ack("a7", "agent:a7", 5)
+    assert "1 event<" in text_of(boss.get(url))
+
+
+def test_a_volatile_log_is_told_wherever_its_rows_are_shown(boss, staging, settings):
+    pages = [reverse(f"admin:bus_{name}_changelist") for name in ("topic", "event", "cursor", "agent")]
+    index = reverse("admin:index")
+    assert not any("in memory only" in text_of(boss.get(url)) for url in [*pages, index])
+    settings.BUS = {**settings.BUS, "VOLATILE": True}
+    for url in [*pages, index]:
+        assert "in memory only" in text_of(boss.get(url)), url
+
+
+def test_jobs_under_way_say_who_holds_them(boss, staging):
+    url = reverse("admin:bus_runningtask_changelist")
+    shown = text_of(boss.get(url))
+    assert "nightly" in shown
+    assert "running" in shown
+    RunningTask.objects.update(lease_until=timezone.now(), doubted_at=timezone.now())
+    assert "not heard of" in text_of(boss.get(url))
 
 
 def test_an_agent_that_is_away_shows_what_waits_for_it(boss, staging):

@@ -129,3 +129,102 @@ def test_the_documentation_comes_from_this_site_alone(http: httpx.Client) -> Non
     assert "https://" not in page.text
     schema = http.get("openapi.json").json()
     assert "/api/publish" in schema["paths"]
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                shown = answer["content"]["application/json"]
+                assert {"example", "examples"} & shown.keys(), (operation["operationId"], status)
+            assert operation["security"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ({"data": 1, "b64data": "MQ=="}, 107),
+        ({"b64data": "not base64"}, 107),
+        ({"b64data": "AAECAw=="}, 107),
+        ({"data": 1, "tags": {"end": "completed"}}, 107),
+        ({"data": 1, "skip_history": True}, 108),
+        ({"data": 1, "delta": True}, 108),
+        ({"data": 1, "version": 3}, 108),
+        ({"data": 1, "version_epoch": "v"}, 108),
+        ({"data": 1, "idempotency_key": "k" * 201}, 107),
+        ({}, 107),
+    ],
+)
+def test_a_field_that_cannot_be_honoured_is_refused(
+    http: httpx.Client, words: dict[str, Any], code: int
+) -> None:
+    assert publish(http, channel="api:refused", **words)["error"]["code"] == code
+    assert http.get("topics/api:refused/events").json()["last_offset"] == 0
+
+
+def test_a_field_that_asks_for_nothing_is_no_offence(http: httpx.Client) -> None:
+    idle = {"skip_history": False, "delta": False, "version": 0, "version_epoch": "", "idempotency_key": ""}
+    assert publish(http, channel="api:idle", data=None, b64data="", **idle)["result"]["offset"] == 1
+
+
+@pytest.mark.parametrize("words", [{"color": "red"}, {"delta": "yes"}, {"tags": {"a": 1}}, {"version": "1"}])
+def test_a_field_that_does_not_exist_or_fit_is_400(http: httpx.Client, words: dict[str, Any]) -> None:
+    answer = http.post("publish", json={"channel": "api:1", "data": 1, **words})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, 107)
+
+
+def test_header_and_field_may_not_name_different_keys(http: httpx.Client) -> None:
+    body = {"channel": "api:keys", "data": 1, "idempotency_key": "a"}
+    assert http.post("publish", json=body, headers={"Idempotency-Key": "b"}).json()["error"]["code"] == 107
+    assert http.post("publish", json=body, headers={"Idempotency-Key": "a"}).json()["result"]["offset"] == 1
+
+
+def test_a_key_also_comes_as_authorization(site: Site, key: str) -> None:
+    url = f"{site.web[0].url}/api/history"
+    for kind in ("apikey", "ApiKey", "Bearer"):
+        answer = httpx.post(url, json={"channel": "api:1"}, headers={"Authorization": f"{kind} {key}"})
+        assert answer.json()["result"]["publications"] == []
+
+
+def test_a_batch_has_bounds_and_answers_what_it_can(http: httpx.Client) -> None:
+    def batch(*commands: Any, **headers: str) -> httpx.Response:
+        return http.post("batch", json={"commands": commands}, headers=headers)
+
+    good = {"publish": {"channel": "api:batch", "data": 1}}
+    mixed = [
+        good,
+        {"publish": {"channel": "api:batch"}},
+        {"publish": 7},
+        {"batch": {"commands": []}},
+        {"block_user": {"user": "a"}},
+        {"publish": {}, "history": {}},
+        {"publish": {"channel": "api:batch", "data": 1, "x": 1}},
+        good,
+    ]
+    replies = batch(*mixed).json()["replies"]
+    told = [reply.get("error", {}).get("code") or reply["publish"]["offset"] for reply in replies]
+    assert told == [1, 107, 107, 104, 108, 107, 107, 2]
+    assert batch().json() == {"replies": []}
+    assert batch(*[good] * 101).json()["error"]["code"] == 106
+    assert batch(good, **{"Idempotency-Key": "k"}).json()["error"]["code"] == 107
+
+
+def test_a_command_that_nobody_knows_is_404_with_104(site: Site, http: httpx.Client) -> None:
+    answer = http.post("dance", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, 104)
+    assert httpx.post(f"{site.web[0].url}/api/dance", json={}).status_code == 401
+
+
+def test_a_key_with_patterns_reaches_nothing_outside_of_them(site: Site) -> None:
+    given = "scopes=['publish','manage:topics','manage:connections','read:connections'], topics=['api:*']"
+    made = site.python(f"from bus.keys import create_api_key; print(create_api_key('narrow', {given})[1])")
+    with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": made}, timeout=10) as narrow:
+        for command, words in [
+            ("publish", {"data": 1}),
+            ("history", {}),
+            ("history_remove", {}),
+            ("presence", {}),
+            ("unsubscribe", {"user": "a"}),
+            ("subscribe", {"user": "a"}),
+        ]:
+            inside = narrow.post(command, json={"channel": "api:narrow", **words}).json()
+            outside = narrow.post(command, json={"channel": "room:wide", **words}).json()
+            assert "result" in inside, (command, inside)
+            assert outside["error"]["code"] == 103, command

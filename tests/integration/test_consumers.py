@@ -9,51 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from tests.e2e.clients import RawClient, Refused
 from tests.harness import ROOT, Site
+from tests.integration.sockets import closing, plain, read, staff_headers
 from tests.servers import free_port, listens, wait_until
-
-
-def plain(site: Site, path: str, agent: str, *scopes: str) -> ClientConnection:
-    """A plain socket of an agent, by a token in a header."""
-    headers = {"Authorization": f"Bearer {site.token(agent, *scopes)}"}
-    return connect(f"ws://127.0.0.1:{site.web[0].port}{path}", additional_headers=headers, proxy=None)
-
-
-def read(client: ClientConnection, timeout: float = 5.0) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(client.recv(timeout))
-    return found
-
-
-def closing(client: ClientConnection) -> tuple[int, str]:
-    """Read to the end; code and reason of the close."""
-    with suppress(ConnectionClosed):
-        while True:
-            client.recv(5)
-    assert client.close_code is not None
-    return client.close_code, client.close_reason or ""
 
 
 @pytest.fixture
 def staff(site: Site) -> dict[str, str]:
-    """Headers of a browser in which somebody of the staff is logged in."""
-    key = site.python(
-        "from django.contrib.auth import get_user_model; "
-        "from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY; "
-        "from django.contrib.sessions.backends.db import SessionStore; "
-        "u, _ = get_user_model().objects.get_or_create(username='boss', is_staff=True); s = SessionStore(); "
-        "s[SESSION_KEY] = str(u.pk); s[BACKEND_SESSION_KEY] = 'django.contrib.auth.backends.ModelBackend'; "
-        "s[HASH_SESSION_KEY] = u.get_session_auth_hash(); s.create(); print(s.session_key)"
-    )
-    return {"Cookie": f"sessionid={key}"}
+    return staff_headers(site)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +61,23 @@ def test_commands_of_one_frame_are_answered_in_order(site: Site, client: RawClie
     assert [event["data"] for event in events] == list(range(3, 203))
     assert answers[202]["error"]["code"] == 104
     assert answers[203]["history"]["offset"] == 200
+
+
+def test_a_subscription_in_one_frame_with_connect_gives_way_to_that_of_the_server(
+    site: Site, client: RawClient
+) -> None:
+    inbox = "agent:eager"
+    client.send(
+        {"id": 1, "connect": {"token": site.token("eager", "publish:agent")}},
+        {"id": 2, "subscribe": {"channel": inbox}},
+        {"id": 3, "publish": {"channel": inbox, "data": "once"}},
+    )
+    messages = [client.receive() for _ in range(4)]
+    answers = {message["id"]: message for message in messages if "id" in message}
+    assert inbox in answers[1]["connect"]["subs"]
+    assert answers[2]["error"]["code"] == 105
+    assert [m["push"]["pub"]["data"] for m in messages if "push" in m] == ["once"]
+    assert client.call("ping") == {}
 
 
 def test_a_session_needs_a_good_origin(site: Site, staff: dict[str, str]) -> None:
@@ -135,7 +124,10 @@ def test_a_revoked_key_closes_its_socket_within_five_seconds(site: Site) -> None
             "from bus.models import ApiKey; from bus.tokens import revoke_api_key; "
             "revoke_api_key(ApiKey.objects.get(name='brief'))"
         )
-        assert client.ending(timeout=6)[1:] == (3500, "API key revoked")
+        assert client.ending(timeout=6)[1:] == (
+            3500,
+            "invalid token: the API key was revoked or has expired",
+        )
 
 
 def test_a_person_is_no_agent_but_their_own(site: Site, client: RawClient) -> None:
@@ -234,7 +226,18 @@ def test_a_plain_socket_replays_from_a_time(site: Site, key: str) -> None:
         assert [read(client)["offset"] for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("query", ["offset=-1", "offset=x", "since=yesterday", "since=1e99"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "offset=-1",
+        "offset=x",
+        "offset=1_0",
+        "offset=1&epoch=%00",
+        "offset=9223372036854775808",
+        "since=yesterday",
+        "since=1e99",
+    ],
+)
 def test_a_malformed_place_is_refused(site: Site, query: str) -> None:
     with plain(site, f"/ws/progress/p3/?{query}", "reader") as client:
         assert closing(client)[0] == 3501
@@ -279,6 +282,71 @@ def test_what_is_wrong_is_answered_and_the_socket_stays_open(site: Site, frame: 
         assert answer["data"]["code"] in (103, 107)
         client.send('{"type":"ping"}')
         assert read(client) == {"event_type": "pong"}
+
+
+def test_a_frame_with_an_id_is_answered_when_it_is_done(site: Site) -> None:
+    with plain(site, "/ws/agents/asker/", "asker", "publish") as client:
+
+        def ask(frame: dict[str, Any]) -> dict[str, Any]:
+            client.send(json.dumps(frame))
+            answer = read(client)
+            while answer["event_type"] not in ("done", "error"):
+                answer = read(client)
+            return answer
+
+        event = {"type": "publish", "topic": "asked:1", "event_type": "output", "data": 1, "key": "k"}
+        done = ask({**event, "id": 7})
+        assert (done["event_type"], done["id"]) == ("done", 7)
+        assert {name: done["data"][name] for name in ("topic", "offset", "duplicate")} == {
+            "topic": "asked:1",
+            "offset": 1,
+            "duplicate": False,
+        }
+        assert ask({**event, "id": "again"})["data"]["duplicate"] is True
+        assert ask({"type": "ping", "id": 1}) == {"event_type": "done", "id": 1, "data": {}}
+        acked = ask({"type": "ack", "topic": "asked:1", "offset": 1, "id": 2})
+        assert (acked["id"], acked["data"]["offset"], acked["data"]["lag"]) == (2, 1, 0)
+        refused = ask({"type": "publish", "topic": "agent:x", "event_type": "output", "id": 3})
+        assert (refused["id"], refused["data"]["code"]) == (3, 103)
+        twice = ask({"type": "subscribe", "topic": "broadcast", "id": 4})
+        assert (twice["id"], twice["data"]["code"]) == (4, 105)
+
+
+def test_a_topic_is_added_from_a_place_and_its_end_closes_nothing_else(site: Site) -> None:
+    site.python("from bus.publishing import publish; [publish('task:added', 'output', n) for n in range(3)]")
+    with plain(site, "/ws/agents/adder/", "adder") as client:
+        client.send('{"type":"subscribe","topic":"task:added","offset":1}')
+        assert [read(client)["offset"] for _ in range(2)] == [2, 3]
+        client.send('{"type":"subscribe","topic":"task:added","id":1}')
+        assert read(client)["data"]["code"] == 105
+        site.python(
+            "import asyncio; from django.db.models import Q; from bus import orders\n"
+            "asyncio.run(orders.unsubscribe(Q(agent_id='adder'), 'task:added', 2100))"
+        )
+        left = {"topic": "task:added", "code": 2100, "reason": "topic ended"}
+        assert read(client) == {"event_type": "unsubscribed", "data": left}
+        client.send('{"type":"subscribe","topic":"task:added","since":"1970-01-01T00:00:00Z"}')
+        assert [read(client)["offset"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_plain_socket_without_its_own_topic_closes(site: Site) -> None:
+    closes = {2000: 3503, 2100: 1000, 2101: 3507, 2500: 3010}
+    with ExitStack() as stack:
+        clients = {
+            code: stack.enter_context(plain(site, f"/ws/agents/bare-{code}/", f"bare-{code}"))
+            for code in closes
+        }
+        for client in clients.values():
+            client.send('{"type":"ping"}')
+            assert read(client) == {"event_type": "pong"}
+        site.python(
+            "import asyncio; from django.db.models import Q; from bus import orders\n"
+            "async def order():\n"
+            f"    for code in {list(closes)}:\n"
+            "        await orders.unsubscribe(Q(agent_id=f'bare-{code}'), f'agent:bare-{code}', code)\n"
+            "asyncio.run(order())"
+        )
+        assert {code: closing(client)[0] for code, client in clients.items()} == closes
 
 
 def test_another_agents_inbox_is_closed_to_everybody(site: Site) -> None:

@@ -95,3 +95,13 @@ def test_the_command_prints_every_finding_and_fails_when_one_has(capsys: pytest.
     assert report["sound"] is False
     assert report["findings"][0]["name"] == "python"
     assert all(entry["mend"] for entry in report["findings"] if entry["name"] == "worker")
+
+
+def test_a_volatile_log_is_a_warning(settings):
+    assert checkup.log().state == checkup.OK
+    settings.BUS = {**settings.BUS, "VOLATILE": True}
+    finding = checkup.log()
+    assert finding.state == checkup.WARNING
+    assert "BUS_VOLATILE" in finding.mend
+    assert checkup.log in checkup.ALL
+    assert checkup.log in checkup.RUNNING_SITE

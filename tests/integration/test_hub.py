@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from bus import tending
 from bus.hub import Hub
 from bus.log import NewEvent
 from bus.log.current import event_log
@@ -15,6 +16,7 @@ from bus.log.threads import in_thread
 from bus.protocol.errors import UnsubscribeCode
 from bus.protocol.positions import Position
 from bus.publishing import aend, apublish
+from bus.replay import Replay
 from tests.integration.readers import Reader
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -140,6 +142,49 @@ async def test_events_of_one_commit_travel_in_one_frame_shared_by_all(own_hub: H
     assert all(one is other for one, other in zip(frames[0], frames[2], strict=True))
 
 
+async def test_what_was_committed_together_travels_in_messages_that_clients_take(own_hub: Hub) -> None:
+    reader = Reader(own_hub)
+    await reader.read("lab:1")
+    await asyncio.gather(*(apublish("lab:1", "output", "x" * 100_000) for _ in range(30)))
+    assert await reader.until(30) == list(range(1, 31))
+    sizes = [len(text) for frame in reader.outlet.frames for text in frame.texts]
+    assert max(sizes) < 400_000
+
+
+async def test_history_answers_with_what_fits_into_a_message(own_hub: Hub) -> None:
+    big = NewEvent(topic="lab:big", event_type="output", payload=b'"%b"' % (b"x" * 200_000))
+    await in_thread(event_log().append, [big] * 10)
+    replay = Replay(event_log())
+    first = await replay.history("lab:big", since=None, limit=-1)
+    assert [event.offset for event in first.events] == [1, 2, 3]
+    since = Position(epoch=first.epoch, offset=3)
+    second = await replay.history("lab:big", since=since, limit=-1)
+    assert [event.offset for event in second.events] == [4, 5, 6]
+
+
+async def test_a_reader_that_falls_behind_in_a_fan_out_is_known_to_owe(own_hub: Hub) -> None:
+    reader = Reader(own_hub, max_bytes=2_000)
+    pending = [0]
+    wires: list[bytes] = []
+
+    def direct(wire: bytes) -> int:
+        wires.append(wire)
+        return pending[0]
+
+    reader.queue.direct = direct
+    await reader.read("lab:1")
+    await apublish("lab:1", "output", 1)
+    assert (len(wires), reader.queue.owes) == (1, False)
+    pending[0] = reader.outlet.pending = 1_500
+    reader.outlet.is_stuck = True
+    await apublish("lab:1", "output", 2)
+    assert (len(wires), reader.queue.owes) == (2, True)
+    for _ in range(5):
+        await apublish("lab:1", "output", "x" * 200)
+    assert len(wires) == 2  # what is owed comes first
+    assert reader.is_too_slow
+
+
 async def test_a_topic_begun_anew_is_read_from_its_beginning(own_hub: Hub) -> None:
     reader = Reader(own_hub)
     await apublish("task:1", "task.started")
@@ -192,7 +237,7 @@ async def test_a_slow_reader_of_progress_gets_the_newest_event_when_it_can(own_h
     assert not slow.is_too_slow
     assert len(slow.offsets()) < 20
     slow.outlet.is_stuck, slow.outlet.pending = False, 0
-    slow.queue.tend()
+    slow.queue.tend(0.0)
     assert slow.offsets()[-1] == 40
     await apublish("task:3", "task.progress", {"done": 41}, tags={"key": "progress"})
     await slow.until(len(slow.offsets()) + 1 if slow.offsets()[-1] != 41 else len(slow.offsets()))
@@ -218,8 +263,8 @@ async def test_whoever_takes_nothing_for_long_is_slow_however_little_it_is_owed(
     reader.outlet.is_stuck = True
     await apublish("lab:1", "output", 1)
     await reader.until(1)
-    for _ in range(25):
-        own_hub._tend_queues()
+    reader.queue.tend(asyncio.get_running_loop().time() - 21)
+    tending.tend_queues(own_hub._feeds.values(), asyncio.get_running_loop().time())
     assert reader.is_too_slow
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 from channels.layers import channel_layers, get_channel_layer
 from django.utils import timezone
 
@@ -169,6 +170,56 @@ async def test_a_restarted_redis_is_noticed_and_heard_again(
         return bool(ears.hints)
 
     await until(heard, timeout=10)
+
+
+async def test_an_emptied_redis_is_no_harm(
+    link: Link, ears: Ears, elsewhere: Courier, own_layer: Valkey
+) -> None:
+    link.join("lab:1")
+    await asyncio.sleep(0.1)
+    with redis.Redis.from_url(own_layer.url) as client:
+        client.flushall()
+    body = as_from_elsewhere(layer.encode_hint("lab:1", "e", 1, 1, [stored(1)]))
+
+    def heard() -> bool:
+        elsewhere.send(layer.group_name("lab:1"), body)
+        return bool(ears.hints)
+
+    await until(heard, timeout=10)
+    assert link.is_up
+
+
+async def test_a_listener_that_dies_is_started_again(link: Link, ears: Ears, elsewhere: Courier) -> None:
+    link.join("lab:1")
+    link._serving[0].cancel()
+    body = as_from_elsewhere(layer.encode_hint("lab:1", "e", 1, 1, [stored(1)]))
+
+    def heard() -> bool:
+        elsewhere.send(layer.group_name("lab:1"), body)
+        return bool(ears.hints)
+
+    await until(lambda: link._serving[0].done(), timeout=10)
+    await until(heard, timeout=10)
+
+
+async def test_a_server_with_many_topics_leaves_the_layer_at_once(own_layer: Valkey, ears: Ears) -> None:
+    link = Link(ears)
+    link.start()
+    for number in range(100):
+        link.join(f"lab:{number}")
+    await until(lambda: link.is_up)
+    for number in range(100):
+        link.leave(f"lab:{number}")
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(3):
+        await link.stop()
+
+
+def test_hints_of_this_process_are_known_without_reading_them() -> None:
+    own = layer.encode_hint("lab:1", "e", 1, 1, [stored(1)])
+    assert layer.is_own_hint(own)
+    assert not layer.is_own_hint(as_from_elsewhere(own))
+    assert not layer.is_own_hint(layer.encode_canary(1))
 
 
 async def test_a_frozen_redis_is_noticed_and_holds_nobody_up(

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from bus import publishing
+from bus import drafts
 from bus.log import Appended, NewEvent
 from bus.log.memory import MemoryEventLog
 from bus.log.writer import ENOUGH, LogWriter
-from bus.protocol.errors import BusError
+from bus.protocol.errors import BusError, TooManyRequests, TopicEnded
 
 
 class CountingLog(MemoryEventLog):
@@ -77,20 +77,39 @@ def test_a_loop_that_ended_before_its_turn_did_keeps_nobody_waiting(log, writer)
 
 
 def test_ids_are_drawn_in_blocks_and_never_twice():
-    ids = [publishing._new_id() for _ in range(3 * publishing._IDS_AT_ONCE)]
+    ids = [drafts._new_id() for _ in range(3 * drafts._IDS_AT_ONCE)]
     assert len(set(ids)) == len(ids)
     assert {len(one) for one in ids} == {16}
 
 
 def test_a_forked_child_draws_ids_of_its_own():
-    publishing._new_id()
+    drafts._new_id()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.write(writing, publishing._new_id().encode())
+        os.write(writing, drafts._new_id().encode())
         os._exit(0)
     os.waitpid(child, 0)
     theirs = os.read(reading, 16).decode()
     os.close(reading)
     os.close(writing)
-    assert theirs != publishing._new_id()
+    assert theirs != drafts._new_id()
+
+
+async def test_a_group_shares_one_commit_and_one_answer_where_one_is_refused_alone(log, writer):
+    log.append([NewEvent(topic="task:over", event_type="output", payload=b"{}", end_status="failed")])
+    over = NewEvent(topic="task:over", event_type="output", payload=b"{}")
+    first, refused, last = await writer.asubmit_many([event(), over, event()])
+    assert (first.offset, last.offset, log.batches) == (1, 2, [3])
+    assert isinstance(refused, TopicEnded)
+
+
+async def test_a_group_that_the_queue_cannot_take_is_refused_whole(log):
+    writer = LogWriter(log, queue=4)
+    writer.start()
+    taken = writer.asubmit_many([event() for _ in range(6)])
+    with pytest.raises(TooManyRequests):
+        writer.asubmit_many([event()])
+    assert writer.owed == 6
+    assert [place.offset for place in await taken] == [1, 2, 3, 4, 5, 6]
+    writer.stop()

@@ -6,15 +6,13 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from threading import Event, get_ident
 from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
 
-from bus import faults
-from bus.log import Appended, NewEvent, StoredEvent, database
+from bus.log import Appended, NewEvent, StoredEvent
 from bus.log.database import DatabaseEventLog
 from bus.log.memory import MemoryEventLog
 from bus.log.writer import LogWriter
@@ -134,6 +132,17 @@ def test_a_publisher_that_no_longer_waits_disturbs_nobody(gated, start):
     assert other.result(10).offset == 3
 
 
+async def test_groups_stay_together_where_a_commit_has_no_room_for_the_next(gated, start):
+    writer = start(gated, batch=5)
+    writer.submit(event())
+    assert await asyncio.to_thread(gated.reached.wait, 10)
+    groups = [writer.asubmit_many([event() for _ in range(size)]) for size in (3, 3, 2, 7)]
+    gated.open.set()
+    places = [place.offset for group in await asyncio.gather(*groups) for place in group]
+    assert places == list(range(2, 17))
+    assert gated.batches == [1, 3, 5, 7]
+
+
 async def test_coroutines_are_answered_and_told_in_their_own_loop(start):
     told: list[tuple[int, list[int]]] = []
     answered: list[int] = []
@@ -186,6 +195,8 @@ def test_a_failing_database_fails_the_batch_and_the_writer_goes_on(start, caplog
         cursor.execute("ALTER TABLE bus_event RENAME TO bus_event_away")
     try:
         failures = [writer.submit(event(2)).exception(30) for _ in range(2)]
+        with pytest.raises(LogUnavailable):
+            DatabaseEventLog().append([event(number) for number in range(40)])
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE bus_event_away RENAME TO bus_event")
@@ -266,21 +277,3 @@ def test_what_was_acknowledged_survives_a_kill(point):
     assert again.returncode == 0, again.stderr.decode()
     assert [int(line) for line in again.stdout.split()] == [1, 2, 3, 4, 5, 6]
     assert DatabaseEventLog().read("task:crash", limit=10).last_offset == 6
-
-
-def test_a_fault_that_is_misspelt_is_a_mistake():
-    text = "log.after_insert:1:kill,log.after_trim:2:hang,trash.after_rename:1:ENOSPC"
-    assert faults.parse(text).keys() == {"log.after_insert", "log.after_trim"}
-    for wrong in (
-        "log.after_insert:x:kill",
-        "log.after_insert:1:explode",
-        "log.nowhere:1:kill",
-        "log.after_trim",
-    ):
-        with pytest.raises(ValueError, match="FAULT"):
-            faults.parse(wrong)
-
-
-def test_every_crash_point_of_the_log_is_in_the_code():
-    code = Path(database.__file__).read_text()
-    assert {name for name in faults.POINTS if f'fault("{name}")' in code} == faults.POINTS

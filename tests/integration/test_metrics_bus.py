@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.utils import timezone
 from prometheus_client import CollectorRegistry, generate_latest
 
-from bus import acks, leases
+from bus import acks, leases, runs
 from bus.leases import Details
 from bus.metrics import SiteCollector
-from bus.models import ServerInstance
+from bus.models import RunningTask, ServerInstance
 from bus.publishing import publish
 from tests.e2e.clients import RawClient
 from tests.harness import Site
@@ -54,6 +56,34 @@ def test_the_offline_queue_counts_what_no_agent_has_acknowledged(registry: Colle
 @pytest.mark.django_db
 def test_an_empty_site_has_zeros_and_no_errors(registry: CollectorRegistry) -> None:
     assert b"active_websocket_connections 0.0" in generate_latest(registry)
+
+
+@pytest.mark.django_db
+def test_what_dead_servers_held_is_not_counted_as_live(registry: CollectorRegistry) -> None:
+    leases.enter(Details(client_id="1", connected_at=timezone.now()), "server-1")
+    ServerInstance.objects.update(lease_until=timezone.now())
+    assert value(registry, "active_websocket_connections") == 0
+    assert value(registry, "bus_servers") == 0
+    assert value(registry, "bus_layer_up", server="server-1") is None
+
+
+@pytest.mark.django_db
+def test_lag_running_jobs_and_volatility_are_read_from_the_site(
+    registry: CollectorRegistry, settings: Any
+) -> None:
+    for number in range(9):
+        publish("lab:1", "output", number)
+    acks.ack("a", "lab:1", 9)
+    acks.ack("b", "lab:1", 2)
+    assert value(registry, "bus_cursor_lag_events") == 7
+    runs.take("task:1")
+    runs.take("task:2")
+    RunningTask.objects.filter(topic="task:2").update(lease_until=timezone.now())
+    assert value(registry, "bus_running_tasks", lease="held") == 1
+    assert value(registry, "bus_running_tasks", lease="over") == 1
+    assert value(registry, "bus_volatile") == 0
+    settings.BUS = {**settings.BUS, "VOLATILE": True}
+    assert value(registry, "bus_volatile") == 1
 
 
 def test_a_server_exports_what_it_counts(site: Site) -> None:

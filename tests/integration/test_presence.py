@@ -62,7 +62,7 @@ async def test_a_lost_connection_stays_for_the_grace_period_and_leaves_once(
     assert await presence.clients("hall:1") == {"c1": ONE}
     assert await told(watcher, 2) == [("join", ONE), ("leave", ONE)]
     assert await presence.clients("hall:1") == {}
-    assert await in_thread(presence.end_due, timezone.now()) == 0
+    assert await in_thread(presence.end_orphans) == 0
 
 
 async def test_a_quick_reconnect_is_there_before_its_former_self_has_left(

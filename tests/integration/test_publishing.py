@@ -13,7 +13,8 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import transaction
 
-from bus import publishing
+from bus import permissions, publishing
+from bus.drafts import Publisher, draft
 from bus.log import StoredEvent
 from bus.log.current import event_log
 from bus.log.memory import MemoryEventLog
@@ -235,10 +236,10 @@ def test_a_publisher_needs_the_right_and_is_named():
 
 
 def test_a_topic_without_a_rule_does_not_exist(monkeypatch):
-    rules = publishing.permissions.topics.RuleBook([])
-    monkeypatch.setattr(publishing.permissions, "_rules", lambda: rules)
+    rules = permissions.topics.RuleBook([])
+    monkeypatch.setattr(permissions, "_rules", lambda: rules)
     with pytest.raises(UnknownTopic):
-        publishing.publish("task:1", "output")
+        publishing.publish("task:without-a-rule", "output")
 
 
 async def test_coroutines_publish_together_and_each_gets_its_place(told):
@@ -273,6 +274,26 @@ async def test_a_stock_sdk_gets_back_what_it_published_byte_for_byte(told):
         b'{"event_type":7}',
     ]
     assert [event.event_type for event in events] == ["", "", "", "output", ""]
+
+
+async def test_what_is_published_together_is_answered_one_by_one(told):
+    await publishing.aend("task:over")
+    topics = ("task:1", "sys:stats", "task:over", "task:1")
+    drafts = [draft(topic, "output", number, None, {}) for number, topic in enumerate(topics)]
+    first, unlogged, refused, last = await publishing.publish_together(drafts)
+    assert (first.offset, unlogged.offset, last.offset) == (1, 0, 2)
+    assert isinstance(refused, TopicEnded)
+    await asyncio.sleep(0)
+    assert sorted(told.places) == [("sys:stats", 0), ("task:1", 1), ("task:1", 2), ("task:over", 1)]
+
+
+def test_a_publisher_notices_that_the_rules_have_changed(settings):
+    agent = Identity(kind="token", agent_id="a7", scopes=frozenset({"publish:task"}))
+    publisher = Publisher(agent)
+    assert publisher.may_publish("task:1") is publisher.may_publish("task:1")
+    settings.BUS = {**settings.BUS, "TOPICS": [{"pattern": "task:*", "publish": "staff"}]}
+    with pytest.raises(PermissionDenied):
+        publisher.may_publish("task:1")
 
 
 def test_a_volatile_bus_keeps_everything_in_memory(settings, told):

@@ -11,6 +11,25 @@ import { Centrifuge } from "./vendor/centrifuge/centrifuge.js";
 /** How long the end of a job stays visible before its subscription is given up, ms. */
 export const LINGER_MS = 2000;
 
+/** Codes of the server: from here on they are its own, below they are the SDK's. */
+const SERVER_CODES = 100;
+const UNKNOWN_TOPIC = 102;
+
+/**
+ * @typedef {{event_type: string, timestamp: string, run_id: string | null, session_id: string | null, data: any}} BusEvent
+ * @typedef {{offset?: number, epoch?: string, tags: Record<string, string>, live: boolean}} About where an event is, and
+ *   whether it came live
+ * @typedef {{topic: string, epoch: string, offset: number, id: string, duplicate: boolean}} Place
+ * @typedef {{topic: string, cursor: string, epoch: string, offset: number, lag: number}} CursorState
+ * @typedef {{name: "connecting" | "connected" | "reconnecting" | "disconnected", code?: number, reason?: string}} State
+ * @typedef {object} Handlers
+ * @property {(event: BusEvent, about: About) => void} onEvent
+ * @property {() => void} [onGap] events were lost to retention, or the topic began again; what follows is new
+ * @property {(about: {code: number, reason: string}) => void} [onEnd] the server ended the subscription
+ * @property {(error: {code: number, message: string}) => void} [onError] the latest events, or the place to begin at,
+ *   were refused
+ */
+
 const FINAL_TYPES = new Set(["task.completed", "task.failed", "task.cancelled"]);
 
 /** The address of the bus on the host that served this page. */
@@ -31,7 +50,7 @@ export class BusClient {
    * @param {string} [options.token] a connection token; without one the Django session of this page is used
    * @param {() => Promise<string>} [options.getToken] called when a new token is needed
    * @param {string} [options.agentId] the agent to act as; `options.sessionId` goes with it
-   * @param {(state: {name: string, code?: number, reason?: string}) => void} [options.onState] see `onState()`
+   * @param {(state: State) => void} [options.onState] see `onState()`
    * @param {object} [options.sdk] options of the SDK itself, such as `websocket`
    */
   constructor({ url, token, getToken, agentId, sessionId, onState, sdk = {} } = {}) {
@@ -71,14 +90,12 @@ export class BusClient {
    * Follow a topic. One subscription per topic and client.
    *
    * @param {string} topic
-   * @param {object} handlers
-   * @param {(event: object, about: {offset?: number, tags: object, live: boolean}) => void} handlers.onEvent
-   * @param {() => void} [handlers.onGap] events were lost to retention, or the topic began again; what follows is new
-   * @param {(about: {code: number, reason: string}) => void} [handlers.onEnd] the server ended the subscription
-   * @param {(error: {code: number, message: string}) => void} [handlers.onError] the latest events were refused
-   * @param {object} [options]
+   * @param {Handlers} handlers
+   * @param {object} [options] at most one of them; without any: from now on
    * @param {number} [options.recent] first deliver up to so many of the latest events
    * @param {{epoch: string, offset: number}} [options.since] first deliver everything after this position
+   * @param {string} [options.cursor] first deliver everything that was not acknowledged with the cursor of this name
+   *   (`ack`); an empty name is the agent's own
    * @returns {Subscription}
    */
   subscribe(topic, handlers, options = {}) {
@@ -87,23 +104,66 @@ export class BusClient {
     return subscription;
   }
 
-  /** Publish; resolves with `{epoch, offset, id, duplicate}` once the event is committed. */
+  /**
+   * Publish; resolves once the event is committed. With a `key` it may be repeated after a failure without a second
+   * effect.
+   *
+   * @param {string} topic
+   * @param {string} eventType
+   * @param {any} [data]
+   * @param {{key?: string}} [options]
+   * @returns {Promise<Place>}
+   */
   async publish(topic, eventType, data, { key } = {}) {
     const request = { topic, event_type: eventType, data, ...(key ? { key } : {}) };
     return (await this._sdk.rpc("bus.publish", request)).data;
   }
 
-  /** Publish the final event of a topic; `status` is `completed`, `failed` or `cancelled`. */
+  /**
+   * Publish the final event of a topic.
+   *
+   * @param {string} topic
+   * @param {"completed" | "failed" | "cancelled"} [status]
+   * @param {any} [data]
+   * @returns {Promise<Place>}
+   */
   async end(topic, status = "completed", data) {
     return (await this._sdk.rpc("bus.end", { topic, status, ...(data ? { data } : {}) })).data;
   }
 
-  /** Acknowledge a topic up to `offset` for a durable cursor. */
-  async ack(topic, offset, cursor) {
-    return (await this._sdk.rpc("bus.ack", { topic, offset, ...(cursor ? { cursor } : {}) })).data;
+  /**
+   * Acknowledge a topic up to `offset`. With the `epoch` of the event, an ack for a former life of the topic does not
+   * count for this one.
+   *
+   * @param {string} topic
+   * @param {number} offset
+   * @param {string} [cursor] a cursor beside the agent's own
+   * @param {string} [epoch]
+   * @returns {Promise<CursorState>}
+   */
+  async ack(topic, offset, cursor = "", epoch = "") {
+    const request = { topic, offset, ...(cursor ? { cursor } : {}), ...(epoch ? { epoch } : {}) };
+    return (await this._sdk.rpc("bus.ack", request)).data;
   }
 
-  /** The last `limit` events of a topic, oldest first: `[{event, offset, tags}]`. */
+  /**
+   * How far a cursor is.
+   *
+   * @param {string} topic
+   * @param {string} [cursor]
+   * @returns {Promise<CursorState>}
+   */
+  async cursor(topic, cursor = "") {
+    return (await this._sdk.rpc("bus.cursor", { topic, ...(cursor ? { cursor } : {}) })).data;
+  }
+
+  /**
+   * The last `limit` events of a topic, oldest first.
+   *
+   * @param {string} topic
+   * @param {number} limit
+   * @returns {Promise<{event: BusEvent, offset: number, tags: Record<string, string>}[]>}
+   */
   async recent(topic, limit) {
     const { publications } = await this._sdk.history(topic, { limit, reverse: true });
     return publications.map(unwrap).reverse();
@@ -137,7 +197,13 @@ export class BusClient {
 
 /** A followed topic. `close()` ends it at once; it may be called again and from inside a handler. */
 export class Subscription {
-  constructor(client, topic, handlers, { recent = 0, since } = {}) {
+  /**
+   * @param {BusClient} client
+   * @param {string} topic
+   * @param {Handlers} handlers
+   * @param {{recent?: number, since?: {epoch: string, offset: number}, cursor?: string}} [options]
+   */
+  constructor(client, topic, handlers, { recent = 0, since, cursor } = {}) {
     this.topic = topic;
     this.position = null;
     this._client = client;
@@ -147,6 +213,7 @@ export class Subscription {
     this._held = recent > 0 ? [] : null;
     this._closed = false;
     const options = { recoverable: true, positioned: true, ...(since ? { since } : {}) };
+    if (cursor !== undefined) options.getState = () => this._begin(cursor);
     this._sub = client._sdk.newSubscription(topic, options);
     this._sub.on("publication", (publication) => this._arrived(publication));
     this._sub.on("subscribed", (context) => this._subscribed(context));
@@ -162,6 +229,34 @@ export class Subscription {
     this._sub.removeAllListeners();
     this._sub.unsubscribe();
     this._client._sdk.removeSubscription(this._sub);
+  }
+
+  /** The position to begin at: after what was acknowledged, or before the oldest event that is kept. */
+  async _begin(cursor) {
+    try {
+      const done = await this._acknowledged(cursor);
+      const kept = await this._client._sdk.history(this.topic, { limit: 1 });
+      const first = kept.publications[0]?.offset ?? kept.offset + 1;
+      const isThere = (!done.epoch || done.epoch === kept.epoch) && done.offset >= first - 1;
+      if (!isThere && done.offset > 0) this._handlers.onGap?.();
+      this._last = isThere ? done.offset : first - 1;
+      return { offset: this._last, epoch: kept.epoch };
+    } catch (error) {
+      if (error.code >= SERVER_CODES && !error.temporary && !this._closed) {
+        this.close();
+        this._handlers.onError?.(error);
+      }
+      throw error; // the SDK asks again, unless we have closed
+    }
+  }
+
+  async _acknowledged(cursor) {
+    try {
+      return await this._client.cursor(this.topic, cursor);
+    } catch (error) {
+      if (error.code !== UNKNOWN_TOPIC) throw error;
+      return { epoch: "", offset: 0 };
+    }
   }
 
   _subscribed(context) {
@@ -207,7 +302,7 @@ export class Subscription {
   _deliver({ event, offset, tags }, live) {
     if (this._closed || (offset && offset <= this._last)) return;
     if (offset) this._last = offset;
-    this._handlers.onEvent(event, { offset, tags, live });
+    this._handlers.onEvent(event, { offset, epoch: this.position?.epoch, tags, live });
   }
 
   _ended({ code, reason }) {
@@ -232,9 +327,9 @@ function unwrap({ data, offset, tags }) {
  * `onClose` is called, once. A job that starts again under the same id within that time is followed on.
  *
  * @param {string} taskId
- * @param {object} handlers
- * @param {(event: object) => void} [handlers.onEvent] every event, first the latest one of the past
- * @param {(event: object) => void} [handlers.onEnd] the final event
+ * @param {object} [handlers]
+ * @param {(event: BusEvent) => void} [handlers.onEvent] every event, first the latest one of the past
+ * @param {(event: BusEvent) => void} [handlers.onEnd] the final event
  * @param {() => void} [handlers.onClose] nothing is held any more
  * @param {object} [options] `client`: a `BusClient` to share; else the options of a new one. `lingerMs`
  * @returns {{close: () => void, closed: Promise<void>}}

@@ -111,6 +111,45 @@ test("a position of another life of the topic is told as a gap", async () => {
   heard.subscription.close();
 });
 
+test("a cursor goes on where it has acknowledged, and begins with the oldest event that is kept", async () => {
+  const topic = fresh("room");
+  const early = follow(publisher, fresh("nobody"), { cursor: "notes" }); // no such topic yet
+  for (let n = 1; n <= 5; n += 1) await publisher.publish(topic, "output", { n });
+  const first = follow(publisher, topic, { cursor: "notes" });
+  await first.reach(5);
+  assert.deepEqual(first.numbers, [1, 2, 3, 4, 5]);
+  const { epoch, offset } = first.events[2];
+  const state = await publisher.ack(topic, offset, "notes", epoch);
+  assert.deepEqual([state.offset, state.lag], [3, 2]);
+  first.subscription.close();
+  const second = follow(publisher, topic, { cursor: "notes" });
+  await second.reach(2);
+  assert.deepEqual(second.numbers, [4, 5]);
+  assert.equal((await publisher.cursor(topic, "notes")).offset, 3);
+  assert.equal(first.gaps + second.gaps, 0);
+  await publisher.publish(early.subscription.topic, "output", { n: 1 });
+  await early.reach(1);
+  second.subscription.close();
+  early.subscription.close();
+});
+
+test("an acknowledgement for a former life of the topic is refused", async () => {
+  const topic = fresh("room");
+  await publisher.publish(topic, "output", { n: 1 });
+  await assert.rejects(publisher.ack(topic, 1, "notes", "another"), ({ code }) => code === 112);
+});
+
+test("a cursor on a topic that may not be read is told as an error, once, and nothing is held", async () => {
+  const refused = later();
+  let errors = 0;
+  const handlers = { onEvent: () => {}, onError: (error) => (errors += 1) && refused.resolve(error) };
+  publisher.subscribe("agent:somebody", handlers, { cursor: "notes" });
+  assert.equal((await refused.promise).code, 103);
+  await wait(300);
+  assert.equal(errors, 1);
+  assert.equal(publisher.subscriptions, 0);
+});
+
 test("a closed subscription hears nothing more and may be made again", async () => {
   const topic = fresh("room");
   const heard = follow(publisher, topic);

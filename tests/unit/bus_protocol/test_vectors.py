@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from bus.protocol import frames, session
-from bus.protocol.errors import BusError, InternalError, PermissionDenied, TokenExpired
+from bus.protocol.errors import (
+    BusError,
+    DisconnectCode,
+    ErrorCode,
+    InternalError,
+    PermissionDenied,
+    TokenExpired,
+    TooManyRequests,
+    UnrecoverablePosition,
+    UnsubscribeCode,
+)
 from bus.protocol.frames import ClientInfo, ConnectResult, RefreshResult, SubRefreshResult, SubscribeResult
 from bus.protocol.session import Session, SessionLimits
 
@@ -23,6 +34,15 @@ MISSED = [
     ),
     frames.publication(9, '[1,2.5,"ü"]'.encode()),
 ]
+
+#: The class of each error, by its code.
+ERRORS = {int(kind.default_code): kind for kind in BusError.__subclasses__()}
+
+
+def error_of(code: int) -> BusError:
+    """An error as it is raised; the one about rates says how long to wait."""
+    kind = ERRORS[code]
+    return kind(retry_after=0.25) if kind is TooManyRequests else kind()
 
 
 class Driver:
@@ -55,6 +75,8 @@ class Driver:
         if action.request.token == "old":
             raise TokenExpired
         inbox = SubscribeResult(recoverable=True, positioned=True, epoch="e0", offset=4)
+        if "agent:a7" in action.request.subs:
+            inbox = msgspec.structs.replace(inbox, was_recovering=True, recovered=True)
         result = ConnectResult(
             client="c1",
             version="0.1",
@@ -77,6 +99,12 @@ class Driver:
             result = msgspec.structs.replace(
                 result, recovered=True, was_recovering=True, publications=publications
             )
+        if action.request.recover and action.request.epoch != "e1":
+            if action.request.rejects_unrecovered:
+                raise UnrecoverablePosition
+            result = msgspec.structs.replace(result, recovered=False, publications=msgspec.UNSET)
+        if action.request.token:
+            result = msgspec.structs.replace(result, expires=True, ttl=60)
         return self.session.subscribed(action, result)
 
     def _unsubscribe(self, action: session.Unsubscribe) -> bytes:
@@ -85,6 +113,8 @@ class Driver:
     def _publish(self, action: session.Publish) -> bytes:
         if action.topic == "broken":
             raise InternalError
+        if action.topic.startswith("error:"):
+            raise error_of(int(action.topic.removeprefix("error:")))
         return self.session.published(action)
 
     def _presence(self, action: session.Presence) -> bytes:
@@ -94,7 +124,8 @@ class Driver:
         return self.session.presence_stats(action, 1, 0)
 
     def _history(self, action: session.History) -> bytes:
-        return self.session.history(action, [frames.publication(n, b"{}") for n in (2, 1)], "e1", 9)
+        found = [frames.publication(n, b"{}") for n in (2, 1)] if action.request.limit else []
+        return self.session.history(action, found, "e1", 9)
 
     def _rpc(self, action: session.Rpc) -> bytes:
         return self.session.called(action, {"method": action.method, "given": action.data})
@@ -117,10 +148,24 @@ def test_a_conversation_is_answered_byte_for_byte(conversation):
             assert answer == step["S"]
 
 
+def argument(name: str, value: Any) -> tuple[str, Any]:
+    """An argument of an encoder: what JSON has no word for is told by its name."""
+    if name in ("payload", "tags", "info", "published"):
+        return name, value.encode()
+    if name == "who":
+        return "info", ClientInfo(**value)
+    if name == "result":
+        return name, SubscribeResult(**value)
+    if name == "error":
+        return name, error_of(value)
+    if name == "events":
+        return name, [SimpleNamespace(**dict(argument(*pair) for pair in event.items())) for event in value]
+    return name, value
+
+
 @pytest.mark.parametrize("vector", VECTORS["pushes"], ids=lambda found: found["S"][:60])
 def test_a_push_is_encoded_byte_for_byte(vector):
-    raw = ("payload", "tags", "info", "published")
-    arguments = {name: value.encode() if name in raw else value for name, value in vector["with"].items()}
+    arguments = dict(argument(name, value) for name, value in vector["with"].items())
     assert getattr(frames, vector["call"])(**arguments).decode() == vector["S"]
 
 
@@ -134,3 +179,25 @@ def test_every_command_of_the_protocol_is_in_a_vector():
         for name in json.loads(line)
     }
     assert sent - {"id"} == set(frames.Command.__struct_fields__) - {"id"}
+
+
+def test_every_error_of_the_protocol_is_in_a_vector():
+    told = [
+        json.loads(line).get("error", {}).get("code")
+        for conversation in VECTORS["conversations"]
+        for step in conversation["steps"]
+        for line in (step["S"] or "").split("\n")
+        if line
+    ]
+    assert set(told) - {None} == {int(code) for code in ErrorCode} == set(ERRORS)
+
+
+def test_every_push_and_every_code_is_in_a_vector():
+    calls = {vector["call"] for vector in VECTORS["pushes"]}
+    encoders = {
+        name for name in vars(frames) if name.startswith(("push_", "plain_")) or name == "publication"
+    }
+    assert calls == encoders
+    for call, codes in (("push_disconnect", DisconnectCode), ("push_unsubscribe", UnsubscribeCode)):
+        found = {v["with"]["code"]: v["with"]["reason"] for v in VECTORS["pushes"] if v["call"] == call}
+        assert found == {int(code): code.reason for code in codes}

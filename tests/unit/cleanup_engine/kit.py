@@ -129,3 +129,7 @@ def write_many(path: str, count: int) -> None:
     for number in range(count):
         record = AuditRecord(at_us=number, actor="ops", actor_kind="user", action="trashed")
         sink.write([record, record])
+
+
+def outcomes(moved: list[Moved]) -> list[str]:
+    return [one.outcome for one in moved]

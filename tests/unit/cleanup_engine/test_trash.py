@@ -1,14 +1,12 @@
-"""Into the trash and out of it again: move, put back, restore, purge."""
+"""Into the trash: prepare, move, observe, and what is refused."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
-from collections.abc import Callable
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -19,14 +17,10 @@ from cleanup.engine.errors import AreaRefused, ManifestInvalid, TrashConflict
 from cleanup.engine.plan import PlanItem
 from cleanup.engine.shelf import BALLAST_BYTES, batch_of, read_manifest
 from cleanup.engine.states import InTrash, Source
-from cleanup.engine.trash import Moved, move, observe, prepare, purge, purge_batch, reopen, restore, trash_ids
-from tests.unit.cleanup_engine.kit import DAY, EXPIRY, NOW, Garden, header
+from cleanup.engine.trash import move, observe, prepare, purge, reopen, restore, trash_ids
+from tests.unit.cleanup_engine.kit import DAY, EXPIRY, NOW, Garden, header, outcomes
 
 ODD_NAMES = [b"plain", b"a/b/deep", b"new\nline", b"half \xc3", b"x" * 255, b"-rf", b"m\\n"]
-
-
-def outcomes(moved: list[Moved]) -> list[str]:
-    return [one.outcome for one in moved]
 
 
 def test_what_was_planned_is_in_the_trash_and_nothing_else(garden: Garden, area: AreaHandle) -> None:
@@ -84,239 +78,6 @@ def test_the_manifest_is_on_disk_before_anything_moves(garden: Garden, area: Are
     assert read_manifest(area, prepared.batch).items[0].members[0].path == "file"
 
 
-def test_restore_brings_back_bytes_mode_times_and_parents(garden: Garden, area: AreaHandle) -> None:
-    garden.write("a/b/file", b"bytes")
-    os.chmod(garden.path("a/b/file"), 0o640)
-    before = os.stat(garden.path("a/b/file"))
-    [moved] = garden.trash(area)
-    os.removedirs(garden.path("a/b"))
-    assert restore(area, moved.trash_id) == trash.Restored("restored", "a/b/file")
-    after = os.stat(garden.path("a/b/file"))
-    for field in ("st_ino", "st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_size"):
-        assert getattr(after, field) == getattr(before, field)
-    assert garden.read("a/b/file") == b"bytes"
-
-
-def test_restore_undoes_what_was_done_to_a_mode_in_the_trash(garden: Garden, area: AreaHandle) -> None:
-    garden.write("file")
-    before = os.stat(garden.path("file"))
-    [moved] = garden.trash(area)
-    [inside] = garden.trashed_files()
-    os.chmod(garden.path(b".trash/" + inside), 0o600)
-    restore(area, moved.trash_id)
-    after = os.stat(garden.path("file"))
-    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
-
-
-def test_restore_never_overwrites(garden: Garden, area: AreaHandle) -> None:
-    garden.write("file", b"old")
-    [moved] = garden.trash(area)
-    garden.write("file", b"new")
-    restored = restore(area, moved.trash_id)
-    assert (restored.outcome, restored.path) == ("conflict", "file")
-    assert garden.read("file") == b"new"
-    assert restore(area, moved.trash_id, to=b"kept/old").outcome == "restored"
-    assert garden.read("kept/old") == b"old"
-
-
-@pytest.mark.parametrize("block", ["file", "link"])
-def test_a_parent_that_is_no_directory_any_more_is_a_conflict(
-    garden: Garden, area: AreaHandle, block: str
-) -> None:
-    garden.write("a/file")
-    [moved] = garden.trash(area)
-    os.rmdir(garden.path("a"))
-    if block == "file":
-        garden.write("a")
-    else:
-        os.symlink("/etc", garden.path("a"))
-    assert restore(area, moved.trash_id).outcome == "conflict"
-    assert len(garden.trashed_files()) == 1
-
-
-@pytest.mark.parametrize("to", [b"../out", b"/etc/x", b"", b"a//b", b".trash/x", b".staging-area"])
-def test_restore_goes_nowhere_outside_and_into_nothing_of_ours(
-    garden: Garden, area: AreaHandle, to: bytes
-) -> None:
-    garden.write("file")
-    [moved] = garden.trash(area)
-    with pytest.raises(AreaRefused):
-        restore(area, moved.trash_id, to=to)
-
-
-def test_a_second_restore_finds_nothing(garden: Garden, area: AreaHandle) -> None:
-    garden.write("one")
-    garden.write("two")
-    one, _ = garden.trash(area)
-    restore(area, one.trash_id)
-    assert restore(area, one.trash_id).outcome == "restored"  # it is back, which is what was asked for
-    os.unlink(garden.path("one"))
-    assert restore(area, one.trash_id).outcome == "lost"
-
-
-def test_a_pair_goes_and_returns_together(garden: Garden, area: AreaHandle) -> None:
-    garden.result("dir/r")
-    [moved] = garden.trash(area, EXPIRY)
-    assert moved.outcome == "trashed"
-    assert garden.files() == set()
-    assert restore(area, moved.trash_id).outcome == "restored"
-    assert garden.files() == {b"dir/r.result.json.lz4", b"dir/r.metadata.json"}
-
-
-def test_a_pair_is_restored_whole_or_not_at_all(garden: Garden, area: AreaHandle) -> None:
-    garden.result("r")
-    [moved] = garden.trash(area, EXPIRY)
-    garden.write("r.result.json.lz4", b"a new result")
-    assert restore(area, moved.trash_id).outcome == "conflict"
-    assert garden.files() == {b"r.result.json.lz4"}
-    assert len(garden.trashed_files()) == 2
-
-
-def test_a_pair_goes_back_under_another_name_as_a_pair(garden: Garden, area: AreaHandle) -> None:
-    garden.result("r")
-    [moved] = garden.trash(area, EXPIRY)
-    with pytest.raises(AreaRefused):
-        restore(area, moved.trash_id, to=b"other.txt")
-    assert restore(area, moved.trash_id, to=b"s.result.json.lz4").outcome == "restored"
-    assert garden.files() == {b"s.result.json.lz4", b"s.metadata.json"}
-
-
-def _rewrite(garden: Garden) -> None:
-    garden.write("file", b"fresher by a day", days=10)
-
-
-def _replace(garden: Garden) -> None:
-    garden.write("fresh", b"content", days=10)
-    os.replace(garden.path("fresh"), garden.path("file"))
-
-
-def _relink(garden: Garden) -> None:
-    os.unlink(garden.path("file"))
-    os.symlink("/etc/passwd", garden.path("file"))
-
-
-def _redirectory(garden: Garden) -> None:
-    os.unlink(garden.path("file"))
-    os.mkdir(garden.path("file"))
-
-
-@pytest.mark.parametrize("change", [_rewrite, _replace, _relink, _redirectory])
-def test_a_file_that_changed_since_the_plan_is_not_touched(
-    garden: Garden, area: AreaHandle, change: Callable[[Garden], None]
-) -> None:
-    garden.write("file")
-    plan = garden.plan(area)
-    change(garden)
-    before = os.lstat(garden.path("file"))
-    [moved] = move(area, garden.prepare(area, plan.items))
-    assert moved.outcome == "changed"
-    assert os.lstat(garden.path("file")).st_ino == before.st_ino
-    assert garden.trashed_files() == set()
-
-
-@pytest.mark.parametrize("change", [_rewrite, _replace, _relink, _redirectory])
-def test_a_file_that_changed_since_the_manifest_is_not_touched(
-    garden: Garden, area: AreaHandle, change: Callable[[Garden], None]
-) -> None:
-    garden.write("file")
-    prepared = garden.prepare(area, garden.plan(area).items)
-    change(garden)
-    assert outcomes(move(area, prepared)) == ["changed"]
-    assert garden.trashed_files() == set()
-
-
-def exchange_at_the_rename(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], after: Callable[[], None] = lambda: None
-) -> None:
-    """Let somebody else act right between our last look and the first rename, and right after it."""
-    real, turns = kernel.rename_new, iter([True])
-
-    def rename(*names: object) -> None:
-        first = next(turns, False)
-        if first:
-            change()
-        real(*names)  # type: ignore[arg-type]
-        if first:
-            after()
-
-    monkeypatch.setattr(trash, "rename_new", rename)
-
-
-@pytest.mark.parametrize("change", [_rewrite, _replace, _relink, _redirectory])
-def test_a_file_replaced_at_the_very_moment_is_put_back(
-    garden: Garden, area: AreaHandle, monkeypatch: pytest.MonkeyPatch, change: Callable[[Garden], None]
-) -> None:
-    garden.write("file")
-    prepared = garden.prepare(area, garden.plan(area).items)
-    exchange_at_the_rename(monkeypatch, lambda: change(garden))
-    assert outcomes(move(area, prepared)) == ["changed"]
-    assert os.path.lexists(garden.path("file"))
-    assert garden.trashed_files() == set()
-
-
-def test_what_cannot_be_put_back_stays_in_the_trash_and_is_never_purged(
-    garden: Garden, area: AreaHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    garden.write("file")
-    prepared = garden.prepare(area, garden.plan(area).items)
-    exchange_at_the_rename(
-        monkeypatch, lambda: _replace(garden), after=lambda: _write(garden, "file", b"the newest")
-    )
-    [moved] = move(area, prepared)
-    assert moved.outcome == "error"
-    assert "stays in the trash" in moved.detail
-    assert garden.read("file") == b"the newest"
-    seen = observe(area, prepared.items[moved.trash_id].plan_item(), moved.trash_id)
-    assert seen.trash is InTrash.OTHER
-    assert purge(area, moved.trash_id).outcome == "error"
-    assert restore(area, moved.trash_id).outcome == "conflict"
-    assert restore(area, moved.trash_id, to=b"rescued").outcome == "restored"
-    assert garden.read("rescued") == b"content"
-
-
-def _write(garden: Garden, name: str, content: bytes) -> None:
-    garden.write(name, content)
-
-
-def test_a_bundle_whose_metadata_was_renewed_at_the_very_moment_is_put_back_whole(
-    garden: Garden, area: AreaHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    garden.result("r")
-    prepared = garden.prepare(area, garden.plan(area, EXPIRY).items)
-    exchange_at_the_rename(monkeypatch, lambda: _write(garden, "r.metadata.json", b'{"expires_at": "2099"}'))
-    [moved] = move(area, prepared)
-    assert moved.outcome == "changed"
-    assert garden.files() == {b"r.result.json.lz4", b"r.metadata.json"}
-    assert garden.trashed_files() == set()
-
-
-@pytest.mark.parametrize(
-    ("gone", "outcome"), [("r.result.json.lz4", "vanished"), ("r.metadata.json", "changed")]
-)
-@pytest.mark.parametrize("when", ["before the manifest", "before the move"])
-def test_a_bundle_that_lost_a_member_stays(
-    garden: Garden, area: AreaHandle, gone: str, outcome: str, when: str
-) -> None:
-    garden.result("r")
-    items = garden.plan(area, EXPIRY).items
-    if when == "before the manifest":
-        os.unlink(garden.path(gone))
-    prepared = garden.prepare(area, items)
-    if when == "before the move":
-        os.unlink(garden.path(gone))
-    assert outcomes(move(area, prepared)) == [outcome]
-    assert len(garden.files()) == 1
-
-
-def test_a_vanished_directory_is_a_vanished_file(garden: Garden, area: AreaHandle) -> None:
-    garden.write("a/file")
-    plan = garden.plan(area)
-    os.unlink(garden.path("a/file"))
-    os.rmdir(garden.path("a"))
-    os.symlink("/etc", garden.path("a"))
-    assert outcomes(move(area, garden.prepare(area, plan.items))) == ["vanished"]
-
-
 def test_a_locked_file_stays(garden: Garden, area: AreaHandle) -> None:
     garden.write("file")
     with open(garden.path("file"), "rb") as file:
@@ -352,79 +113,6 @@ def test_a_batch_in_which_nothing_moved_leaves_nothing_behind(garden: Garden, ar
     os.unlink(garden.path("file"))
     move(area, prepared)
     assert os.listdir(garden.root / ".trash") == [".ballast"]
-
-
-def test_purge_frees_the_bytes_and_removes_the_batch_with_its_last_item(
-    garden: Garden, area: AreaHandle
-) -> None:
-    garden.write("a", b"12345")
-    garden.write("b", b"123")
-    one, two = garden.trash(area)
-    assert purge(area, one.trash_id) == trash.Purged(one.trash_id, "purged", 5)
-    assert trash.locate(area, two.trash_id) is not None
-    assert purge(area, two.trash_id) == trash.Purged(two.trash_id, "purged", 3)
-    assert os.listdir(garden.root / ".trash") == [".ballast"]
-    assert trash.locate(area, two.trash_id) is None
-
-
-def test_purging_twice_does_no_harm(garden: Garden, area: AreaHandle) -> None:
-    garden.write("a")
-    garden.write("b")
-    one, two = garden.trash(area)
-    purge(area, one.trash_id)
-    assert purge(area, one.trash_id).outcome == "lost"
-    purge(area, two.trash_id)
-    assert purge(area, two.trash_id).outcome == "lost"
-
-
-def test_a_batch_is_purged_in_one_go_in_the_order_asked(garden: Garden, area: AreaHandle) -> None:
-    for number in range(5):
-        garden.write(f"{number}", b"x" * number)
-    garden.result("r")
-    first = garden.trash(area, EXPIRY)
-    ids = [moved.trash_id for moved in [*garden.trash(area), *first]]
-    purged = purge_batch(area, [ids[3], ids[5], ids[1]])
-    assert [(one.trash_id, one.outcome) for one in purged] == [
-        (i, "purged") for i in (ids[3], ids[5], ids[1])
-    ]
-    assert purge_batch(area, []) == []
-
-
-def test_what_was_laid_into_the_trash_is_not_purged(garden: Garden, area: AreaHandle) -> None:
-    garden.write("a")
-    [moved] = garden.trash(area)
-    [inside] = garden.trashed_files()
-    inside_path = garden.path(b".trash/" + inside)
-    os.unlink(inside_path)
-    garden.write(b".trash/" + inside, b"something else")
-    assert purge(area, moved.trash_id).outcome == "error"
-    assert os.path.exists(inside_path)
-
-
-@pytest.mark.parametrize("damage", ["gone", "torn", "foreign", "misleading"])
-def test_without_a_good_manifest_nothing_is_purged_and_the_scan_says_so(
-    garden: Garden, area: AreaHandle, damage: str
-) -> None:
-    garden.write("a")
-    [moved] = garden.trash(area)
-    manifest = garden.root / ".trash" / batch_of(moved.trash_id) / "manifest.json"
-    content = json.loads(manifest.read_text())
-    if damage == "gone":
-        manifest.unlink()
-    elif damage == "torn":
-        manifest.write_text(manifest.read_text()[:-20])
-    elif damage == "foreign":
-        manifest.write_text(json.dumps({**content, "area": str(UUID(int=1))}))
-    else:
-        content["items"][0]["members"][0]["data"] = "../../../victim"
-        manifest.write_text(json.dumps(content))
-    told: list[str] = []
-    assert list(trash.scan_trash(area, on_bad=lambda batch, why: told.append(batch))) == []
-    assert told == [batch_of(moved.trash_id)]
-    assert purge(area, moved.trash_id).outcome == "error"
-    assert len(garden.trashed_files()) == 1
-    with pytest.raises(ManifestInvalid):
-        reopen(area, batch_of(moved.trash_id))
 
 
 @pytest.mark.parametrize(
