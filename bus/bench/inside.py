@@ -107,7 +107,7 @@ def _bare(topic: str, seconds: float) -> int:
     row_id = Topic.objects.values_list("pk", flat=True).get(name=topic)
     dialect, now, event = dialect_of(connection), timezone.now(), _progress(topic)
     offset, until = state.last_offset, time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    while offset == state.last_offset or time.perf_counter() < until:
         rows = [(row_id, offset + number, event) for number in range(1, IN_FLIGHT + 1)]
         offset += IN_FLIGHT
         with transaction.atomic():
@@ -142,7 +142,7 @@ async def _in_flight(publish_one: Callable[[], Awaitable[object]], seconds: floa
 
     async def publisher() -> int:
         done = 0
-        while time.perf_counter() < until:
+        while not done or time.perf_counter() < until:
             await publish_one()
             done += 1
         return done
