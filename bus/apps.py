@@ -10,7 +10,8 @@ class BusConfig(AppConfig):
     verbose_name = "Bus"
 
     def ready(self) -> None:
-        from bus import checks, inboxes, layer, publishing  # noqa: F401  (they register themselves)
+        from bus import layer, publishing
+        from bus.connections import inboxes  # noqa: F401  (they register themselves)
 
         # Every process that publishes hints: servers, workers and commands alike.
         publishing.on_committed(layer.told)

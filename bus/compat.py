@@ -1,7 +1,7 @@
 """Names of earlier connection managers, for code that was written against them. Each use warns.
 
-`WebSocketManager` and `ws_manager` stand for `bus.connections.ConnectionManager` and `connection_manager`,
-which they call; nothing is kept here. They go with the next major version.
+`WebSocketManager` and `ws_manager` stand for `bus.connections.manager.ConnectionManager` and
+`connection_manager`, which they call; nothing is kept here. They go with the next major version.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from bus.connections import ConnectionManager, connection_manager
-from bus.live import Connection
+from bus.connections.live import Connection
+from bus.connections.manager import ConnectionManager, connection_manager
 
 
 def _deprecated(name: str, instead: str) -> None:
@@ -18,10 +18,10 @@ def _deprecated(name: str, instead: str) -> None:
 
 
 class WebSocketManager:
-    """Deprecated: `bus.connections.ConnectionManager`."""
+    """Deprecated: `bus.connections.manager.ConnectionManager`."""
 
     def __init__(self, manager: ConnectionManager = connection_manager) -> None:
-        _deprecated("WebSocketManager", "bus.connections.ConnectionManager")
+        _deprecated("WebSocketManager", "bus.connections.manager.ConnectionManager")
         self._manager = manager
 
     @property
@@ -48,7 +48,7 @@ class WebSocketManager:
 
 def __getattr__(name: str) -> Any:
     if name == "ws_manager":
-        _deprecated("ws_manager", "bus.connections.connection_manager")
+        _deprecated("ws_manager", "bus.connections.manager.connection_manager")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return WebSocketManager()

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
-from bus import permissions, rates
+from bus.access import permissions, rates
+from bus.access.permissions import SERVER, Identity
 from bus.conf import TopicOptions, conf
 from bus.log import NewEvent
-from bus.permissions import SERVER, Identity
 from bus.protocol.errors import BadRequest, LimitExceeded
 from bus.protocol.frames import ClientInfo
 from bus.protocol.limits import MAX_DEPTH, check_value
@@ -71,7 +71,7 @@ class Publisher:
         self._settings = conf()
 
     def may_publish(self, topic: str) -> TopicOptions:
-        """Return the rule of a topic. Raises what `bus.permissions.check` does."""
+        """Return the rule of a topic. Raises what `bus.access.permissions.check` does."""
         if self._settings is not conf() or len(self._rules) > _REMEMBERED:
             self._rules, self._settings = {}, conf()
         rule = self._rules.get(topic)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from bus.access.permissions import rule_of
 from bus.conf import conf
 from bus.log import EventLog
 from bus.log.current import event_log
-from bus.permissions import rule_of
 from bus.protocol.errors import UnknownTopic
 
 #: Names read at a time.

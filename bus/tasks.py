@@ -13,9 +13,11 @@ from celery import shared_task
 from django.db import transaction
 from django.utils import timezone
 
-from bus import leases, orders, reaper, retention, revocation, runs
+from bus import retention, runs
+from bus.access import revocation
 from bus.clocks import Calm
 from bus.conf import conf
+from bus.connections import leases, orders, reaper
 from bus.models import ConnectionSession, RunningTask, Topic
 from bus.protocol.errors import TopicEnded
 from bus.publishing import end

@@ -181,7 +181,7 @@ def _owed(transport: Any) -> int:
 
 
 def _stream_extension(request: WebRequest) -> dict[str, Any]:
-    """Return what a stream may use beyond ASGI: see `bus.streams`."""
+    """Return what a stream may use beyond ASGI: see `bus.doors.streams`."""
     transport = request.channel.transport
     return {"pending_bytes": partial(_owed, transport), "abort": transport.abortConnection}
 
@@ -341,9 +341,9 @@ class BusServer(Server):  # type: ignore[misc]
             await defer.maybeDeferred(port.stopListening).asFuture(asyncio.get_running_loop())
         try:
             # Only now: what they need is there once the application is.
-            from bus.admission import gate
             from bus.conf import conf
-            from bus.hub import shut_down
+            from bus.connections.admission import gate
+            from bus.fanout.hub import shut_down
 
             gate().is_closed = True
             spread = min(MAX_SPREAD, conf().shutdown_spread.total_seconds())

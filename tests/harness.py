@@ -284,7 +284,8 @@ class Site:
         """A new API key with these scopes (`publish` if none is given)."""
         name, given = f"key {secrets.token_hex(4)}", scopes or ("publish",)
         return self.python(
-            f"from bus.tokens import create_api_key; print(create_api_key({name!r}, scopes={given!r})[1])"
+            "from bus.access.tokens import create_api_key;"
+            f" print(create_api_key({name!r}, scopes={given!r})[1])"
         )
 
     def log(self, *areas: str) -> list[Logged]:

@@ -14,7 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 
 http_application = get_asgi_application()
 
-from bus.routing import websocket_urlpatterns, with_streams  # noqa: E402  (needs the app registry that the line above fills)
+from bus.doors.routing import websocket_urlpatterns, with_streams  # noqa: E402  (needs the app registry that the line above fills)
 
 application = ProtocolTypeRouter(
     {"http": with_streams(http_application), "websocket": URLRouter(websocket_urlpatterns)}

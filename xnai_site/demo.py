@@ -23,8 +23,8 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 django.setup()
 
+from bus.access.tokens import issue_connection_token  # noqa: E402
 from bus.client import BusClient, BusClientError  # noqa: E402  (as below: the models need a Django set up)
-from bus.tokens import issue_connection_token  # noqa: E402
 from cleanup.models import Mode, RetentionPolicy, Rule, StagingArea  # noqa: E402
 from cleanup.operations import Actor, add_policy  # noqa: E402
 from xnai_site.celery import app  # noqa: E402

@@ -20,7 +20,7 @@ from django.views.decorators.cache import never_cache
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bus import hub
+from bus.fanout import hub
 from bus.metrics import SiteCollector
 from cleanup.metrics import CleanupCollector
 from xnai_site import checkup

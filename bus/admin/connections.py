@@ -20,7 +20,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from bus import cells
 from bus.conf import conf
-from bus.connections import connection_manager
+from bus.connections.manager import connection_manager
 from bus.console import ConfirmForm, ReadOnlyAdmin, change
 from bus.models import ActiveConnection, Agent, ConnectionSession, Cursor, ServerInstance, Topic
 from bus.protocol.errors import BusError

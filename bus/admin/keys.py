@@ -15,8 +15,8 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSplitDateTimeWidget
 
 from bus import cells
+from bus.access.keys import change_api_key, check_reach, create_api_key, revoke_api_key
 from bus.console import Change, ConfirmForm, LinesField, ReadOnlyAdmin, change
-from bus.keys import change_api_key, check_reach, create_api_key, revoke_api_key
 from bus.models import ApiKey
 from bus.protocol.errors import BusError
 

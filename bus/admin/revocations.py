@@ -11,10 +11,10 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from bus import cells
+from bus.access.revocation import revoke, take_back
 from bus.console import Change, ReadOnlyAdmin, change
 from bus.models import TokenRevocation
 from bus.protocol.errors import BusError
-from bus.revocation import revoke, take_back
 
 
 class RevocationForm(forms.ModelForm):  # type: ignore[type-arg]

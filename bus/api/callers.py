@@ -10,9 +10,9 @@ from __future__ import annotations
 from django.http import HttpRequest
 from ninja.security import APIKeyHeader
 
-from bus.credentials import holds_secret
-from bus.keys import KEY_MARK, acheck_api_key
-from bus.permissions import Identity, rule_of
+from bus.access.credentials import holds_secret
+from bus.access.keys import KEY_MARK, acheck_api_key
+from bus.access.permissions import Identity, rule_of
 from bus.protocol import topics
 from bus.protocol.errors import BadRequest, Expired, PermissionDenied, Unauthorized
 

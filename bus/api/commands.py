@@ -16,11 +16,11 @@ from django.http import HttpResponse
 from ninja import Header
 from pydantic import ValidationError
 
+from bus.access.permissions import Identity
 from bus.api import answers, operators, shapes, verbs
 from bus.api.base import answer, api, error_body, malformed
 from bus.api.callers import KnownRequest, by_key
 from bus.api.examples import EXAMPLES
-from bus.permissions import Identity
 from bus.protocol.errors import (
     BadRequest,
     BusError,

@@ -1,7 +1,7 @@
 """Commands about connections and servers, for those who run the site.
 
 Each needs a scope of its own (`bus.api.callers`). What they order happens on whichever server the connections
-are, within a second even without a channel layer: `bus.orders` notes it in rows.
+are, within a second even without a channel layer: `bus.connections.orders` notes it in rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from bus import layer, orders, revocation
+from bus import layer
+from bus.access import revocation
+from bus.access.permissions import Identity
 from bus.api.callers import MANAGE_CONNECTIONS, MANAGE_TOKENS, SEE_CONNECTIONS, is_within, reach, require
 from bus.api.shapes import (
     ChannelsRequest,
@@ -30,10 +32,10 @@ from bus.api.shapes import (
     Whom,
 )
 from bus.conf import conf
-from bus.hub import running
+from bus.connections import orders
+from bus.fanout.hub import running
 from bus.log.threads import in_thread
 from bus.models import ActiveConnection, ServerInstance
-from bus.permissions import Identity
 from bus.protocol import topics
 from bus.protocol.errors import BadRequest, DisconnectCode, NotAvailable, UnsubscribeCode
 from bus.protocol.positions import Position

@@ -12,6 +12,7 @@ import msgspec
 from django.http import HttpResponse
 from pydantic import Field
 
+from bus.access.permissions import allows, check
 from bus.api.answers import ConnectionOut, EventsOut, Refusal, TopicOut
 from bus.api.base import answer, api
 from bus.api.callers import SEE_CONNECTIONS, KnownRequest, by_key, by_session, require
@@ -20,7 +21,6 @@ from bus.log import StoredEvent
 from bus.log.current import event_log
 from bus.log.threads import in_thread
 from bus.models import ActiveConnection
-from bus.permissions import allows, check
 from bus.protocol.positions import Position
 from bus.replay import Replay
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from bus import presence as leases
 from bus import publishing, retention
+from bus.access.permissions import Identity, check
 from bus.api.base import error_body
 from bus.api.callers import MANAGE_TOPICS, reach, require
 from bus.api.shapes import (
@@ -27,15 +27,15 @@ from bus.api.shapes import (
     RpcRequest,
 )
 from bus.conf import conf
+from bus.connections import presence as leases
+from bus.doors.remote import METHODS, Caller
 from bus.log.current import event_log
 from bus.log.threads import in_thread
-from bus.permissions import Identity, check
 from bus.protocol import frames
 from bus.protocol.errors import BadRequest, BusError, LimitExceeded, NotAvailable
 from bus.protocol.frames import ClientInfo
 from bus.protocol.limits import strict_json
 from bus.protocol.positions import Position
-from bus.remote import METHODS, Caller
 from bus.replay import Replay
 
 #: Events in one answer.

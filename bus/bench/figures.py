@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db import connection
 
-from bus import tokens
+from bus.access import tokens
 from bus.bench import inside
 from bus.bench.processes import NotInstalled, Server, bus, clients, layer_is_there, naive, nats, node
 from bus.bench.report import Budget, Figure

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from bus import publishing
 from bus.bench.report import Budget, Figure
-from bus.feeds import Form, encode
+from bus.fanout.feeds import Form, encode
 from bus.layer import LiveEvent
 from bus.log import NewEvent
 from bus.log.current import event_log

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from django.utils import timezone
 
+from bus.doors.starts import moment
 from bus.models import Transport
 from bus.protocol.errors import BadRequest, DisconnectCode
-from bus.starts import moment
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

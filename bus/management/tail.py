@@ -15,7 +15,8 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from bus import retention, starts
+from bus import retention
+from bus.doors import starts
 from bus.log import StoredEvent
 from bus.log.current import event_log
 from bus.management.output import Printer, moment, to_json

@@ -15,9 +15,10 @@ from asgiref.sync import async_to_sync
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from bus import acks, publishing, retention, revocation, tokens
+from bus import acks, publishing, retention
+from bus.access import revocation, tokens
 from bus.conf import conf
-from bus.connections import connection_manager
+from bus.connections.manager import connection_manager
 from bus.cursors import CursorState
 from bus.log import Appended, TopicState
 from bus.log.current import event_log

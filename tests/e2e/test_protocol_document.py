@@ -17,10 +17,10 @@ import httpx
 import jwt
 import pytest
 
-from bus.plain import FRAMES_IN, FRAMES_OUT
+from bus.doors.plain import FRAMES_IN, FRAMES_OUT
+from bus.doors.remote import METHODS
 from bus.protocol.errors import DisconnectCode, ErrorCode, UnsubscribeCode
 from bus.protocol.frames import Command
-from bus.remote import METHODS
 from tests.e2e.clients import RawClient
 from tests.harness import ROOT, Site
 

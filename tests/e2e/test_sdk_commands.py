@@ -90,7 +90,7 @@ def test_a_batch_is_one_frame_and_messages_outside_of_topics_go_both_ways(site: 
         assert [entry["data"] for entry in found] == list(range(50))
         assert not js.seen("error")
         site.python(
-            "import asyncio; from bus.connections import connection_manager as manager\n"
+            "import asyncio; from bus.connections.manager import connection_manager as manager\n"
             "asyncio.run(manager.send_json('batcher', {'words': 'for you alone'}))"
         )
         assert js.wait("message")["data"] == {"words": "for you alone"}

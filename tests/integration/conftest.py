@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bus import layer, publishing
-from bus.hub import Hub, hub, running, shut_down
+from bus.fanout.hub import Hub, hub, running, shut_down
 from bus.log import threads
 from tests.harness import Site
 

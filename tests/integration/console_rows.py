@@ -14,10 +14,10 @@ from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from bus import runs
+from bus.access.revocation import revoke
+from bus.access.tokens import create_api_key
 from bus.models import ActiveConnection, Agent, ApiKey, ConnectionSession, Cursor, ServerInstance, Topic
 from bus.publishing import publish
-from bus.revocation import revoke
-from bus.tokens import create_api_key
 from cleanup import operations
 from cleanup.models import CleanupRun
 from tests.retention import ANNA, DAY, Staging, write

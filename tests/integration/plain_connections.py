@@ -7,8 +7,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from bus.leases import Details
-from bus.live import Live
+from bus.connections.leases import Details
+from bus.connections.live import Live
 from bus.log.threads import in_thread
 from bus.models import ActiveConnection, ConnectionSession
 

@@ -7,13 +7,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from bus.feeds import Form
-from bus.hub import Hub, Subscribed
+from bus.connections.leases import Details
+from bus.fanout.feeds import Form
+from bus.fanout.hub import Hub, Subscribed
+from bus.fanout.sending import Frame, SendQueue
 from bus.layer import Control
-from bus.leases import Details
 from bus.protocol.errors import UnsubscribeCode
 from bus.protocol.positions import Position
-from bus.sending import Frame, SendQueue
 
 
 class ListOutlet:

@@ -18,10 +18,10 @@ from django.utils import timezone
 from django.utils.html import escape
 
 from bus import acks
+from bus.access.tokens import check_api_key
 from bus.log.current import event_log
 from bus.models import Agent, ApiKey, Event, RunningTask, Topic
 from bus.publishing import publish
-from bus.tokens import check_api_key
 from cleanup.models import AuditEntry, CleanupItem, Hold, RetentionPolicy, StagingArea
 from tests.integration import console_rows as given
 from tests.retention import Staging

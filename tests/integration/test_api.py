@@ -214,7 +214,9 @@ def test_a_command_that_nobody_knows_is_404_with_104(site: Site, http: httpx.Cli
 
 def test_a_key_with_patterns_reaches_nothing_outside_of_them(site: Site) -> None:
     given = "scopes=['publish','manage:topics','manage:connections','read:connections'], topics=['api:*']"
-    made = site.python(f"from bus.keys import create_api_key; print(create_api_key('narrow', {given})[1])")
+    made = site.python(
+        f"from bus.access.keys import create_api_key as make; print(make('narrow', {given})[1])"
+    )
     with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": made}, timeout=10) as narrow:
         for command, words in [
             ("publish", {"data": 1}),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bus import compat
-from bus.connections import ConnectionManager
+from bus.connections.manager import ConnectionManager
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -6,7 +6,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from bus.connections import ConnectionManager
+from bus.connections.manager import ConnectionManager
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

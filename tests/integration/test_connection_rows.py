@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from bus import clocks, heartbeats, layer, leases, tasks
-from bus.connections import ConnectionManager
-from bus.leases import Details
-from bus.live import Live
+from bus import clocks, layer, tasks
+from bus.connections import heartbeats, leases
+from bus.connections.leases import Details
+from bus.connections.live import Live
+from bus.connections.manager import ConnectionManager
 from bus.log.threads import in_thread
 from bus.models import ActiveConnection, Agent, ConnectionSession, Presence, ServerInstance
 from bus.protocol.errors import Disconnect, DisconnectCode

@@ -8,17 +8,18 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from bus import layer, tokens
-from bus.connections import ConnectionManager
+from bus import layer
+from bus.access import tokens
+from bus.access.proofs import Proof
+from bus.access.revocation import Revocations
+from bus.access.rights import Watch
+from bus.connections.manager import ConnectionManager
 from bus.layer import Control
 from bus.log import NewEvent
 from bus.log.current import event_log
 from bus.log.threads import in_thread
 from bus.models import Agent, ServerInstance
-from bus.proofs import Proof
 from bus.protocol.errors import Disconnect
-from bus.revocation import Revocations
-from bus.rights import Watch
 from tests.integration.plain_connections import Socket, live, rows, session, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bus_process")]

@@ -32,7 +32,7 @@ def staff(site: Site) -> dict[str, str]:
 def key(site: Site) -> str:
     """An API key that may publish, for any agent."""
     return site.python(
-        "from bus.tokens import create_api_key; "
+        "from bus.access.tokens import create_api_key; "
         "print(create_api_key('tests', scopes=['publish', 'publish:agent', 'publish:task'])[1])"
     )
 
@@ -117,11 +117,11 @@ def test_an_api_key_is_the_agent_that_it_says(site: Site, key: str) -> None:
 
 
 def test_a_revoked_key_closes_its_socket_within_five_seconds(site: Site) -> None:
-    key = site.python("from bus.tokens import create_api_key; print(create_api_key('brief')[1])")
+    key = site.python("from bus.access.tokens import create_api_key; print(create_api_key('brief')[1])")
     with RawClient(site.web[0].socket) as client:
         client.call("connect", token=key, data={"agent_id": "brief"})
         site.python(
-            "from bus.models import ApiKey; from bus.tokens import revoke_api_key; "
+            "from bus.models import ApiKey; from bus.access.tokens import revoke_api_key; "
             "revoke_api_key(ApiKey.objects.get(name='brief'))"
         )
         assert client.ending(timeout=6)[1:] == (

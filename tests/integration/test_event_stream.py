@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from bus import events, publishing
-from bus.connections import connection_manager
-from bus.events import EventStream
-from bus.hub import Hub
+from bus import publishing
+from bus.access.tokens import issue_connection_token
+from bus.connections.manager import connection_manager
+from bus.doors import events
+from bus.doors.events import EventStream
+from bus.fanout.hub import Hub
 from bus.log.threads import in_thread
 from bus.models import ConnectionSession
-from bus.tokens import issue_connection_token
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.sqlite_only]
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from django.db import DataError, OperationalError
 
-from bus.admission import Gate
 from bus.conf import BusSettings
-from bus.gathering import Gathering
-from bus.leases import Details
+from bus.connections.admission import Gate
+from bus.connections.gathering import Gathering
+from bus.connections.leases import Details
+from bus.connections.places import Places
+from bus.fanout.sending import Frame as Message
+from bus.fanout.sending import PlainOutlet, SendQueue, Verdict
 from bus.metrics import REFUSED
-from bus.places import Places
 from bus.protocol.errors import Disconnect
-from bus.sending import Frame as Message
-from bus.sending import PlainOutlet, SendQueue, Verdict
 
 pytestmark = [pytest.mark.sqlite_only, pytest.mark.usefixtures("bus_process")]
 

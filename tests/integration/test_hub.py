@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from bus import tending
-from bus.hub import Hub
+from bus.fanout import tending
+from bus.fanout.hub import Hub
 from bus.log import NewEvent
 from bus.log.current import event_log
 from bus.log.threads import in_thread

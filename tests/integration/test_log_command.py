@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from bus import acks, publishing, retention
+from bus.access.tokens import read_connection_token
 from bus.log import NewEvent
 from bus.log.current import event_log
 from bus.log.database import DatabaseEventLog
@@ -20,7 +21,6 @@ from bus.log.threads import close
 from bus.management.arguments import NAMES
 from bus.management.tail import NAMES_EVERY, Tail
 from bus.models import ServerInstance, TokenRevocation
-from bus.tokens import read_connection_token
 from tests.integration import console_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,8 +8,9 @@ import pytest
 from django.utils import timezone
 from prometheus_client import CollectorRegistry, generate_latest
 
-from bus import acks, leases, runs
-from bus.leases import Details
+from bus import acks, runs
+from bus.connections import leases
+from bus.connections.leases import Details
 from bus.metrics import SiteCollector
 from bus.models import RunningTask, ServerInstance
 from bus.publishing import publish

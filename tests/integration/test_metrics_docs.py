@@ -56,8 +56,8 @@ def _full(name: str, kind: str) -> str:
 def test_every_metric_is_documented_with_its_kind_and_labels_and_no_other(tmp_path: Path) -> None:
     from django.utils import timezone
 
-    from bus import leases
-    from bus.leases import Details
+    from bus.connections import leases
+    from bus.connections.leases import Details
 
     leases.enter(Details(client_id="c", connected_at=timezone.now()), "server-1")
     staging = Staging(tmp_path)

@@ -9,9 +9,10 @@ import pytest
 from django.db.models import Q
 from django.utils import timezone
 
-from bus import layer, leases, orders
+from bus import layer
+from bus.connections import leases, orders
+from bus.connections.leases import Details
 from bus.layer import Control, LiveEvent
-from bus.leases import Details
 from bus.log.threads import in_thread
 from bus.models import SubscriptionOrder
 from bus.protocol.positions import Position

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from django.utils import timezone
 
-from bus import layer, leases, presence, tasks
-from bus.hub import Hub
+from bus import layer, tasks
+from bus.connections import leases, presence
+from bus.fanout.hub import Hub
 from bus.log.threads import in_thread
 from bus.models import Presence, ServerInstance
 from bus.protocol.errors import NotAvailable

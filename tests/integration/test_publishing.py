@@ -13,12 +13,13 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import transaction
 
-from bus import permissions, publishing
+from bus import publishing
+from bus.access import permissions
+from bus.access.permissions import ANONYMOUS, Identity
 from bus.drafts import Publisher, draft
 from bus.log import StoredEvent
 from bus.log.current import event_log
 from bus.log.memory import MemoryEventLog
-from bus.permissions import ANONYMOUS, Identity
 from bus.protocol.errors import BadRequest, LimitExceeded, PermissionDenied, TopicEnded, UnknownTopic
 from bus.protocol.frames import ClientInfo
 

@@ -10,11 +10,11 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from bus import permissions, tokens
+from bus.access import permissions, tokens
+from bus.access.keys import current_keys
+from bus.access.logins import current_logins
+from bus.access.permissions import ANONYMOUS, SERVER, Identity, allows
 from bus.conf import conf
-from bus.keys import current_keys
-from bus.logins import current_logins
-from bus.permissions import ANONYMOUS, SERVER, Identity, allows
 from bus.protocol.errors import (
     BadRequest,
     Expired,

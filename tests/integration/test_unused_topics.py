@@ -11,10 +11,10 @@ import pytest
 from django.utils import timezone
 
 from bus import publishing, retention
-from bus.hub import Hub
+from bus.fanout.hub import Hub
+from bus.fanout.openings import Openings
 from bus.log.threads import in_thread
 from bus.models import Topic
-from bus.openings import Openings
 from bus.protocol.errors import TooManyRequests, UnsubscribeCode
 from bus.protocol.positions import Position
 from tests.integration.readers import Reader

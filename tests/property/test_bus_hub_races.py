@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bus.hub import Hub
+from bus.fanout.hub import Hub
+from bus.fanout.sending import PlainOutlet
 from bus.log.current import event_log
 from bus.protocol.errors import UnsubscribeCode
 from bus.protocol.positions import Position
 from bus.publishing import aend, apublish
 from bus.replay import Recovery, Replay
-from bus.sending import PlainOutlet
 from tests.integration.readers import Reader
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from bus import feeds, replay
-from bus.hub import Hub
+from bus import replay
+from bus.fanout import feeds
+from bus.fanout.hub import Hub
 from bus.log import EventLog, current
 from bus.log.database import DatabaseEventLog
 from bus.log.memory import MemoryEventLog

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from bus.consumers import ClientSocket
-from bus.hub import Hub
+from bus.doors.consumers import ClientSocket
+from bus.fanout.hub import Hub
 from bus.log import NewEvent, TopicState
 from bus.log.current import event_log
 from bus.log.threads import in_thread

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bus.consumers import ClientSocket
-from bus.hub import Hub
-from bus.plain import AgentSocket
+from bus.doors.consumers import ClientSocket
+from bus.doors.plain import AgentSocket
+from bus.fanout.hub import Hub
 from bus.protocol.errors import BadRequest
 from bus.protocol.limits import strict_json
 from tests.property.fuzz import Fuzzer

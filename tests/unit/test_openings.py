@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bus.leases import Details
-from bus.openings import Openings
+from bus.connections.leases import Details
+from bus.fanout.openings import Openings
 from bus.protocol.errors import TooManyRequests
 
 

@@ -12,10 +12,10 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
-from bus.keys import change_api_key, create_api_key, revoke_api_key
+from bus.access.keys import change_api_key, create_api_key, revoke_api_key
+from bus.access.revocation import revoke
 from bus.models import ApiKey
 from bus.publishing import publish
-from bus.revocation import revoke
 
 SCOPES = ("publish", "publish:agent", "publish:task", "publish:broadcast")
 

@@ -7,8 +7,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from bus import revocation
-from bus.keys import check_api_key, create_api_key
+from bus.access import revocation
+from bus.access.keys import check_api_key, create_api_key
 from bus.models import ApiKey, TokenRevocation
 from xnai_site.roles import ensure_roles
 

@@ -13,7 +13,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from bus.routing import websocket_urlpatterns
+from bus.doors.routing import websocket_urlpatterns
 from tests.e2e.clients import RawClient
 from tests.harness import Site
 from tests.integration.rights.kit import Cast, cookie, token

@@ -13,11 +13,18 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from bus import revocation, tokens
+from bus.access import revocation, tokens
+from bus.access.keys import (
+    STALENESS,
+    acheck_api_key,
+    change_api_key,
+    check_api_key,
+    create_api_key,
+    revoke_api_key,
+)
+from bus.access.logins import current_logins
 from bus.conf import conf
-from bus.keys import STALENESS, acheck_api_key, change_api_key, check_api_key, create_api_key, revoke_api_key
 from bus.log.threads import in_thread
-from bus.logins import current_logins
 from bus.models import TokenRevocation
 from bus.protocol.errors import BadRequest, Expired, TokenExpired, Unauthorized
 

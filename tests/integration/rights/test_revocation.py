@@ -120,7 +120,7 @@ def test_a_revoked_subscription_token_ends_its_subscription_alone(site: Site) ->
     held = subscription_token(site, "u30", "vault:30", jti="sub30")
     with client(site, {"Authorization": f"Bearer {token(site, sub='u30')}"}) as reader:
         reader.call("subscribe", channel="vault:30", token=held)
-        site.python("from bus.revocation import revoke; revoke(token_id='sub30')")
+        site.python("from bus.access.revocation import revoke; revoke(token_id='sub30')")
         assert hear(reader)[1] == ("vault:30", 2101)
         assert reader.call("rpc", method="bus.whoami")["data"]["user"] == "u30"
         with pytest.raises(Refused, match="101"):
@@ -128,7 +128,7 @@ def test_a_revoked_subscription_token_ends_its_subscription_alone(site: Site) ->
 
 
 def test_a_revoked_user_comes_back_with_a_token_that_was_issued_later(site: Site) -> None:
-    site.python("from bus.revocation import revoke; revoke(user_id='u31')")
+    site.python("from bus.access.revocation import revoke; revoke(user_id='u31')")
     old, new = int(time.time()) - 60, int(time.time()) + 2
     for issued, is_good in ((old, False), (None, False), (new, True)):
         claims: dict[str, Any] = {"sub": "u31"} if issued is None else {"sub": "u31", "iat": issued}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 
-from bus import rates
+from bus.access import rates
+from bus.access.permissions import SERVER, Identity, allows, check
+from bus.access.rates import Meter, spend
 from bus.checks import problems
-from bus.permissions import SERVER, Identity, allows, check
 from bus.protocol import topics
 from bus.protocol.errors import PermissionDenied, TooManyRequests
-from bus.rates import Meter, spend
 
 pytestmark = pytest.mark.sqlite_only
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bus.feeds import Form
-from bus.hub import Hub, Subscribed
+from bus.connections.leases import Details
+from bus.fanout.feeds import Form
+from bus.fanout.hub import Hub, Subscribed
+from bus.fanout.sending import Frame, SendQueue
 from bus.layer import Control
-from bus.leases import Details
 from bus.protocol.errors import BusError, UnsubscribeCode
 from bus.protocol.positions import BEGINNING, Position
-from bus.sending import Frame, SendQueue
 from tests.property.simulation.history import History, Reading
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 from bus import layer
 from bus.conf import conf
-from bus.feeds import Subscriber, Subscription
-from bus.hub import Hub, Subscribed
+from bus.fanout.feeds import Subscriber, Subscription
+from bus.fanout.hub import Hub, Subscribed
 from bus.layer import LiveEvent
 from bus.log import StoredEvent
 from bus.log.current import event_log

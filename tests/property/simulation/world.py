@@ -20,7 +20,7 @@ from channels.layers import channel_layers
 
 from bus import layer, publishing
 from bus.conf import conf
-from bus.hub import Hub
+from bus.fanout.hub import Hub
 from bus.log import Appended, EventLog, NewEvent, StoredEvent
 from bus.protocol.errors import BusError, LogUnavailable
 from tests.property.simulation.clients import Client, Visit
