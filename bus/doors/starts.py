@@ -16,7 +16,7 @@ from bus.log.current import event_log
 from bus.log.threads import in_thread
 from bus.protocol.errors import BadRequest
 from bus.protocol.limits import MAX_INT
-from bus.protocol.positions import Position
+from bus.protocol.positions import BEGINNING, Position
 
 
 def query_of(raw: bytes) -> dict[str, str]:
@@ -61,12 +61,13 @@ async def located(topic: str, since: Position | datetime | None) -> Position | N
     return since
 
 
-def _position_at(topic: str, since: datetime) -> Position | None:
+def _position_at(topic: str, since: datetime) -> Position:
     """Return the position before the first event after `since`, by halving: times grow with the offsets."""
     log = event_log()
     state = log.states([topic]).get(topic)
     if state is None:
-        return None
+        # Not None, which is now: the first event may be stored between this look and the subscription.
+        return BEGINNING
     low, high = state.first_offset, state.last_offset + 1
     while low < high:
         middle = (low + high) // 2

@@ -41,6 +41,8 @@ class StreamReader(threading.Thread):
         self.comes_again = comes_again
         self.told: list[Told] = []
         self.statuses: list[int] = []
+        #: The id with which each answer was asked for.
+        self.resumed: list[str] = []
         self.comments = 0
         self.last_id = ""
         self._headers = headers
@@ -77,6 +79,7 @@ class StreamReader(threading.Thread):
         with httpx.stream("GET", self.url, headers={**self._headers, **resume}, timeout=timeout) as response:
             self._response = response
             self._note_status(response.status_code)
+            self.resumed.append(self.last_id)
             if response.status_code == 200:
                 self._take(response)
 
@@ -109,8 +112,21 @@ class StreamReader(threading.Thread):
         """Wait for so many events (of a name) and return all of these."""
         with self._changed:
             came = self._changed.wait_for(lambda: len(self.of(name)) >= count, timeout)
-        assert came, f"{self.url}: {len(self.of(name))} of {count} {name}; {self.statuses}, {self.told[-3:]}"
+        assert came, (
+            f"{self.url}: {len(self.of(name))} of {count} {name}; {self.statuses}, "
+            f"holes {self._holes()}, asked from {self.resumed}"
+        )
         return self.of(name)
+
+    def _holes(self) -> list[str]:
+        """Where an offset is not the one after the last, for the message of a failure."""
+        ids = [told.id for told in self.told]
+        offsets = [told.offset for told in self.told]
+        return [
+            f"{ids[at]} after {ids[at - 1]}"
+            for at in range(1, len(ids))
+            if offsets[at] != offsets[at - 1] + 1
+        ]
 
     def of(self, name: str) -> list[Told]:
         """Events of one name, or of all."""

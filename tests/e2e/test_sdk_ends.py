@@ -226,7 +226,7 @@ def test_an_unsubscribe_code_says_whether_the_client_subscribes_again(
         for code in final + again:
             sdk.do("subscribe", topic=f"end:{code}", recoverable=True, positioned=True)
     site.python(
-        "import asyncio; from django.db.models import Q; from bus import orders\n"
+        "import asyncio; from django.db.models import Q; from bus.connections import orders\n"
         "async def order():\n"
         f"    for code in {final + again}:\n"
         "        await orders.unsubscribe(Q(user_id__startswith='ended-'), f'end:{code}', code)\n"

@@ -320,7 +320,7 @@ def test_a_topic_is_added_from_a_place_and_its_end_closes_nothing_else(site: Sit
         client.send('{"type":"subscribe","topic":"task:added","id":1}')
         assert read(client)["data"]["code"] == 105
         site.python(
-            "import asyncio; from django.db.models import Q; from bus import orders\n"
+            "import asyncio; from django.db.models import Q; from bus.connections import orders\n"
             "asyncio.run(orders.unsubscribe(Q(agent_id='adder'), 'task:added', 2100))"
         )
         left = {"topic": "task:added", "code": 2100, "reason": "topic ended"}
@@ -340,7 +340,7 @@ def test_a_plain_socket_without_its_own_topic_closes(site: Site) -> None:
             client.send('{"type":"ping"}')
             assert read(client) == {"event_type": "pong"}
         site.python(
-            "import asyncio; from django.db.models import Q; from bus import orders\n"
+            "import asyncio; from django.db.models import Q; from bus.connections import orders\n"
             "async def order():\n"
             f"    for code in {list(closes)}:\n"
             "        await orders.unsubscribe(Q(agent_id=f'bare-{code}'), f'agent:bare-{code}', code)\n"
