@@ -6,6 +6,7 @@ Every day for a minute; ten minutes, with its table, by
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -36,9 +37,10 @@ SLEEPERS = 5
 #: How often clients fall asleep, and how often Valkey is killed and comes back (s).
 SLEEP_EVERY, FAULT_EVERY = 15.0, figure(25.0, 120.0)
 #: What may stay: a tenth of the memory and what an allocator keeps besides; a file, a task or two that are
-#: under way at any moment.
+#: under way at any moment. The event loop's pool starts a thread whenever none is idle, up to its size.
 MEMORY_SHARE, MEMORY_SLACK = 1.10, 24.0
-FEW = {"files": 4, "tasks": 3, "threads": 2, "database": 1, "redis": 2, "rows": 0}
+POOL = min(32, (os.cpu_count() or 1) + 4)
+FEW = {"files": 4, "tasks": 3, "threads": POOL, "database": 1, "redis": 2, "rows": 0}
 
 
 class LeanReader(Reader):
