@@ -133,6 +133,8 @@ class Keeper:
         with self._lock:
             self._runs.add(run)
             if self._thread is None:
+                # A stop that found no thread has left it set.
+                self._wake.clear()
                 self._thread = threading.Thread(target=self._renew_all, name="bus-runs", daemon=True)
                 self._thread.start()
 

@@ -29,8 +29,7 @@ from bus.doors.pipeline import Pipeline
 from bus.doors.remote import METHODS
 from bus.doors.sockets import Receive, Scope, Send, Socket, as_bus_error
 from bus.doors.wording import connect_data, limits, position_of, subscribe_result
-from bus.fanout.feeds import Form
-from bus.fanout.hub import Subscribed
+from bus.fanout.feeds import Form, Subscribed
 from bus.faults import fault
 from bus.layer import INSTANCE, VERSION, Control
 from bus.log.current import event_log

@@ -30,8 +30,7 @@ from bus.connections import admission
 from bus.doors import starts
 from bus.doors.sockets import Receive, Scope, Send, Socket, address_of, as_bus_error, end_for
 from bus.doors.streams import EXTENSION, StreamOutlet
-from bus.fanout.feeds import Form
-from bus.fanout.hub import Subscribed
+from bus.fanout.feeds import Form, Subscribed
 from bus.fanout.sending import SendQueue
 from bus.log import TopicState
 from bus.log.current import event_log

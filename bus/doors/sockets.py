@@ -28,8 +28,8 @@ from bus.connections.leases import Details
 from bus.connections.live import Live
 from bus.connections.manager import connection_manager
 from bus.doors.remote import Caller
-from bus.fanout.feeds import Form
-from bus.fanout.hub import Subscribed, hub
+from bus.fanout.feeds import Form, Subscribed
+from bus.fanout.hub import hub
 from bus.fanout.sending import STUCK, PlainOutlet, PreparedOutlet, SendQueue
 from bus.layer import Control
 from bus.metrics import ERRORS

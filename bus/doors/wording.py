@@ -9,8 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from bus.conf import conf
-from bus.fanout.feeds import publication
-from bus.fanout.hub import Subscribed
+from bus.fanout.feeds import Subscribed, publication
 from bus.protocol.errors import Disconnect, DisconnectCode
 from bus.protocol.frames import ConnectRequest, SubscribeResult
 from bus.protocol.positions import Position

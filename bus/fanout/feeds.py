@@ -243,6 +243,20 @@ class Subscription:
         return kept
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribed:
+    """The answer to a subscribe. Send it, then call `Hub.release`, with nothing awaited between."""
+
+    subscription: Subscription
+    recovered: bool
+    epoch: str
+    #: Where the subscriber stands after `events`.
+    offset: int
+    events: list[LiveEvent]
+    #: What was read from the log goes up to here; if that is more than `offset`, pushes follow.
+    top: int
+
+
 class Feed:
     """A topic that somebody reads here.
 

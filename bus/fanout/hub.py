@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bus import layer, memory, publishing
 from bus.access.permissions import rule_of
@@ -22,7 +21,7 @@ from bus.conf import conf
 from bus.connections import manager, orders, presence, reaper
 from bus.connections.live import is_meant
 from bus.fanout import tending
-from bus.fanout.feeds import Feed, Subscriber, Subscription
+from bus.fanout.feeds import Feed, Subscribed, Subscriber, Subscription
 from bus.fanout.lives import Lives
 from bus.fanout.openings import Openings
 from bus.faults import fault
@@ -37,20 +36,6 @@ from bus.protocol.positions import Position
 from bus.replay import Replay, fitting, live
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscribed:
-    """The answer to a subscribe. Send it, then call `Hub.release`, with nothing awaited between."""
-
-    subscription: Subscription
-    recovered: bool
-    epoch: str
-    #: Where the subscriber stands after `events`.
-    offset: int
-    events: list[LiveEvent]
-    #: What was read from the log goes up to here; if that is more than `offset`, pushes follow.
-    top: int
 
 
 class Hub:

@@ -13,6 +13,7 @@ from bus.log import Appended, NewEvent
 from bus.log.memory import MemoryEventLog
 from bus.log.writer import ENOUGH, LogWriter
 from bus.protocol.errors import BusError, TooManyRequests, TopicEnded
+from tests.servers import wait_until
 
 
 class CountingLog(MemoryEventLog):
@@ -36,8 +37,14 @@ def log() -> CountingLog:
 def writer(log: CountingLog) -> Iterator[LogWriter]:
     made = LogWriter(log)
     made.start()
+    idle(made)
     yield made
     made.stop()
+
+
+def idle(writer: LogWriter) -> None:
+    """Wait until the thread waits for events: before, it takes what is there without being woken."""
+    wait_until(lambda: writer._changed._waiters, what="the thread to wait")
 
 
 def event() -> NewEvent:
@@ -107,6 +114,7 @@ async def test_a_group_shares_one_commit_and_one_answer_where_one_is_refused_alo
 async def test_a_group_that_the_queue_cannot_take_is_refused_whole(log):
     writer = LogWriter(log, queue=4)
     writer.start()
+    idle(writer)
     taken = writer.asubmit_many([event() for _ in range(6)])
     with pytest.raises(TooManyRequests):
         writer.asubmit_many([event()])

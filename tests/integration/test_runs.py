@@ -60,6 +60,7 @@ def test_a_job_holds_a_lease_while_it_runs_and_none_afterwards() -> None:
 
 def test_a_job_that_nobody_renews_is_doubted_first_and_then_ended_as_failed() -> None:
     Progress("r2").start()
+    runs.keeper.stop()
     age(60)
     assert end_lost_tasks() == 0
     assert kinds("r2") == ["task.started"]
@@ -76,6 +77,7 @@ def test_a_job_that_nobody_renews_is_doubted_first_and_then_ended_as_failed() ->
 def test_a_renewal_after_the_doubt_saves_the_job() -> None:
     progress = Progress("r3")
     progress.start()
+    runs.keeper.stop()
     age(60)
     assert end_lost_tasks() == 0
     assert runs.renew([RunningTask.objects.get().run]) == set()
