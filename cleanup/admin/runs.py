@@ -103,7 +103,7 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     @display(description="Run")
     def title(self, row: CleanupRun) -> SafeString:
         version = row.policy_version
-        return cells.path(f"{version.policy.name} v{version.number}", f"{row.area.name} · {str(row.pk)[:8]}")
+        return cells.path(f"{version.policy.name} v{version.number}", f"{row.scope} · {str(row.pk)[:8]}")
 
     @display(description="State", ordering="state")
     def standing(self, row: CleanupRun) -> SafeString:

@@ -111,7 +111,7 @@ def policies_mode(options: Options) -> Answer:
 
 def _policy_answer(policy: RetentionPolicy, line: str) -> Answer:
     number = policy.versions.count()
-    data = {"policy": policy.name, "area": policy.area.name, "mode": policy.mode, "version": number}
+    data = {"policy": policy.name, "area": policy.scope, "mode": policy.mode, "version": number}
     return Answer(data=data, lines=[line])
 
 
@@ -119,13 +119,13 @@ def policies_list(_: Options) -> Answer:
     rows = list(RetentionPolicy.objects.select_related("area"))
     data = [
         {
-            "name": row.name, "area": row.area.name, "rule": row.rule, "age": row.age, "mode": row.mode,
+            "name": row.name, "area": row.scope, "rule": row.rule, "age": row.age, "mode": row.mode,
             "grace_seconds": int(row.grace_period.total_seconds()),
             "next_due_at": row.next_due_at.isoformat() if row.next_due_at else None,
         }
         for row in rows
     ]  # fmt: skip
-    lines = table([[row.name, row.area.name, row.rule, row.age or "-", row.mode] for row in rows],
+    lines = table([[row.name, row.scope, row.rule, row.age or "-", row.mode] for row in rows],
                   header=["POLICY", "AREA", "RULE", "AGE", "MODE"])  # fmt: skip
     return Answer(data={"policies": data}, lines=lines)
 

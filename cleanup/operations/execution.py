@@ -96,7 +96,7 @@ class _Execution:
     def run_slice(self) -> None:
         """Work until the slice or the run is over, and leave the row saying which."""
         try:
-            with opened(self.run.area) as handle:
+            with opened(self.run.tree()) as handle:
                 self.work(handle, policy_of(self.run.policy_version))
         except LeaseLost as lost:
             logger.warning("%s", lost)
@@ -125,7 +125,7 @@ class _Execution:
 
     def work(self, handle: AreaHandle, policy: Policy) -> None:
         with locked(handle):
-            recover_area(handle, self.run.area)
+            recover_area(handle, self.run.tree())
         self.run = find_run(self.run.pk)
         self.check_stop()
         if self.run.state in (RunState.QUEUED, RunState.PLANNING):
@@ -145,7 +145,7 @@ class _Execution:
         planned = make_plan(
             policy,
             handle,
-            self.run.area_id,
+            self.run.tree().pk,
             now=now,
             policy_id=self.run.policy_version.policy_id,
             beat=self.beat,
@@ -242,7 +242,7 @@ class _Execution:
         return list(left.order_by("number").defer("body"))
 
     def one_batch(self, handle: AreaHandle, policy: Policy, batch: PlanBatch, ask: Asker) -> int:
-        items, now, area = items_of(batch), database_now(), self.run.area
+        items, now, area = items_of(batch), database_now(), self.run.tree()
         screened = screen(items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=now)
         unknown, limit = screened.percent_unknown(), policy.max_unknown_percent
         if limit is not None and unknown > limit:
@@ -292,7 +292,7 @@ class _Execution:
             "run": str(run.pk),
             "state": run.state,
             "policy": run.policy_version.policy.name,
-            "area": run.area.name,
+            "area": run.scope,
             "done": done,
             "total": total,
             "bytes": run.planned_bytes,

@@ -183,7 +183,12 @@ def _intend(
         skipped = sum(len(one.item.members) for one, _ in stay)
         advance(run.pk, token, now=now, skipped=F("skipped") + skipped)
         insert_items(
-            [one for one, _ in stay], run_id=run.pk, area=run.area, now=now, trashed_at=None, purge_after=None
+            [one for one, _ in stay],
+            run_id=run.pk,
+            area=run.tree(),
+            now=now,
+            trashed_at=None,
+            purge_after=None,
         )
         if ids:
             due = purge_after(now, policy.grace_period)
@@ -236,13 +241,13 @@ def settle(
         else:
             advance(run.pk, token, now=now, **increments)
         insert_items(
-            [one for one, _ in rows], run_id=run.pk, area=run.area, now=now,
+            [one for one, _ in rows], run_id=run.pk, area=run.tree(), now=now,
             trashed_at=batch.intent_at, purge_after=batch.purge_after,
         )  # fmt: skip
         PlanBatch.objects.filter(pk=batch.pk).update(settled_at=now)
         if counts["trashed"]:
             add_totals(
-                run.area.name, run.policy_version.policy.name,
+                run.scope, run.policy_version.policy.name,
                 files_trashed=counts["trashed"], bytes_trashed=counts["trashed_bytes"],
             )  # fmt: skip
         DatabaseAuditSink().write(entries)
@@ -278,5 +283,5 @@ def _record(run: CleanupRun, action: str, now: datetime, **fields: Any) -> Audit
     """Describe one of many things of a run: like `stores.record`, without cutting what cannot be too long."""
     return AuditRecord(
         at_us=micros(now), actor=run.actor, actor_kind=run.actor_kind, action=action, run=str(run.pk),
-        area=run.area.name, policy_version=version_label(run.policy_version), **fields,
+        area=run.scope, policy_version=version_label(run.policy_version), **fields,
     )  # fmt: skip

@@ -137,11 +137,11 @@ def preview(policy: RetentionPolicy, *, limit: int | None = 200, now: datetime |
         AreaRefused: the area cannot be cleaned.
         PolicyInvalid: the policy could not be obeyed.
     """
-    with opened(policy.area) as handle:
+    with opened(policy.tree()) as handle:
         planned = make_plan(
             engine_policy(policy),
             handle,
-            policy.area_id,
+            policy.tree().pk,
             now=now or database_now(),
             policy_id=policy.pk,
             limit=200 if limit is None else limit,

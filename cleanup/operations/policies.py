@@ -110,7 +110,7 @@ def save_policy(policy: RetentionPolicy, actor: Actor) -> PolicyVersion:
             policy=policy, number=number, document=document, created_by=actor.name[:150]
         )
         entry = record(
-            actor, "policy_saved", now=now, area=policy.area.name, policy_version=version_label(version),
+            actor, "policy_saved", now=now, area=policy.scope, policy_version=version_label(version),
             evidence=document,
         )  # fmt: skip
         DatabaseAuditSink().write([entry])

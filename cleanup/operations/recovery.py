@@ -106,7 +106,7 @@ class _InterruptedMove:
         """Those that have not been touched yet may only go if the run goes on, and after asking again."""
         if not waiting or self.run.state not in WORKING_STATES:
             return []
-        items, area = [self.items[index] for index in waiting], self.run.area
+        items, area = [self.items[index] for index in waiting], self.run.tree()
         ask = asker(policy_of(self.run.policy_version).verifiers)
         screened = screen(items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=database_now())
         for position, outcome in screened.barred.items():
@@ -128,7 +128,7 @@ class _InterruptedMove:
     def write(self, action: str, count: int) -> None:
         evidence = {"batch": self.batch.number, "items": count, "trash": self.batch.trash_batch}
         entry = record(
-            RECOVERY, action, now=database_now(), run=self.run.pk, area=self.run.area.name, evidence=evidence
+            RECOVERY, action, now=database_now(), run=self.run.pk, area=self.run.scope, evidence=evidence
         )
         DatabaseAuditSink().write([entry])
 

@@ -44,7 +44,7 @@ def count_residue(run: CleanupRun, policy: Policy, handle: AreaHandle, *, beat: 
     explained = set(CleanupItem.objects.filter(run=run, state__in=_EXPLAINED).values_list("path", flat=True))
     # A policy with verifiers leaves files of which the plan says nothing; then only planned ones count.
     expected = {item.shown for item in planned(run)} if policy.verifiers else None
-    holds = active_holds(run.area_id, now=moment)
+    holds = active_holds(run.tree().pk, now=moment)
     residue = 0
     for count, candidate in enumerate(walk(handle, policy=policy, on_skip=Skips())):
         if count % _BEAT == 0:

@@ -58,8 +58,8 @@ def start_run(policy: RetentionPolicy, actor: Actor, *, dry_run: bool = False) -
     """
     if policy.mode == Mode.OFF:
         raise OperationRefused(f"policy {policy.name!r} is off")
-    if not policy.area.enabled:
-        raise OperationRefused(f"area {policy.area.name!r} is disabled")
+    if policy.area and not policy.area.enabled:
+        raise OperationRefused(f"area {policy.scope!r} is disabled")
     now = database_now()
     expire_plans(now, area_id=policy.area_id)
     try:
@@ -80,7 +80,8 @@ def start_run(policy: RetentionPolicy, actor: Actor, *, dry_run: bool = False) -
 def _active_message(policy: RetentionPolicy) -> str:
     active = CleanupRun.objects.filter(area_id=policy.area_id, state__in=ACTIVE_STATES).first()
     which = f": run {active.pk}, {active.get_state_display()}" if active else ""
-    return f"area {policy.area.name!r} has an active run{which}"
+    what = "area" if policy.area else "model"
+    return f"{what} {policy.scope!r} has an active run{which}"
 
 
 def queue_run(policy: RetentionPolicy, *, actor: Actor, dry_run: bool = False) -> CleanupRun:
@@ -129,7 +130,7 @@ def approve(run: CleanupRun, *, files: int, actor: Actor) -> CleanupRun:
 
 def needed_approvals(run: CleanupRun) -> int:
     """How many persons must approve the run's plan."""
-    return 2 if run.area.protected else 1
+    return 2 if run.area and run.area.protected else 1
 
 
 def _locked(run: CleanupRun) -> CleanupRun:
@@ -229,7 +230,7 @@ def write_entry(
 ) -> None:
     """Write one audit entry about a run as a whole."""
     entry = record(
-        actor, action, now=now, run=run.pk, area=run.area.name, reason=reason,
+        actor, action, now=now, run=run.pk, area=run.scope, reason=reason,
         policy_version=version_label(run.policy_version), evidence=evidence,
     )  # fmt: skip
     DatabaseAuditSink().write([entry])

@@ -52,7 +52,7 @@ def load_plan(run: CleanupRun, *, policy_json: str) -> Plan:
         items.extend(items_of(batch))
     return Plan(
         policy_json=policy_json,
-        area_uuid=str(run.area.uuid),
+        area_uuid=str(run.tree().uuid),
         created_at=run.plan_created_at,
         expires_at=run.plan_expires_at,
         items=tuple(items),

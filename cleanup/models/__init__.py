@@ -1,0 +1,33 @@
+"""Rows of cleanup: what is governed, by which rule, what was decided, what was done, and the proof."""
+
+from cleanup.models.areas import Hold, StagingArea, UsageSample
+from cleanup.models.audit import AuditCheckpoint, AuditEntry, AuditHead
+from cleanup.models.items import CleanupItem, CleanupTotal, ItemState, OrphanBatch, StagedFile, VerifierTotal
+from cleanup.models.policies import CatchUp, Mode, OrderBy, PolicyVersion, RetentionPolicy, Rule, Unit
+from cleanup.models.runs import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
+
+__all__ = [
+    "ACTIVE_STATES",
+    "AuditCheckpoint",
+    "AuditEntry",
+    "AuditHead",
+    "CatchUp",
+    "CleanupItem",
+    "CleanupRun",
+    "CleanupTotal",
+    "Hold",
+    "ItemState",
+    "Mode",
+    "OrderBy",
+    "OrphanBatch",
+    "PlanBatch",
+    "PolicyVersion",
+    "RetentionPolicy",
+    "Rule",
+    "RunState",
+    "StagedFile",
+    "StagingArea",
+    "Unit",
+    "UsageSample",
+    "VerifierTotal",
+]
