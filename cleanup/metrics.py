@@ -7,15 +7,26 @@ than a wrong one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import datetime
 
-from django.db.models import Count, Min, OuterRef, Subquery, Sum
+from django.db.models import Count, Max, Min, OuterRef, Subquery, Sum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cleanup.models import ACTIVE_STATES, CleanupItem, CleanupRun, CleanupTotal, ItemState, StagingArea
+from cleanup.models import (
+    ACTIVE_STATES,
+    AuditCheckpoint,
+    AuditHead,
+    CleanupItem,
+    CleanupRun,
+    CleanupTotal,
+    ItemState,
+    StagingArea,
+    VerifierTotal,
+)
+from cleanup.operations import usage
+from cleanup.stores.orphans import counts
 from cleanup.stores.sql import database_now
 
 
@@ -30,11 +41,15 @@ class CleanupCollector(Collector):
         """Yield every family, each from one query."""
         now = database_now()
         yield from _totals()
+        yield _answers()
         yield _runs()
         yield _residue()
         yield _items()
         yield from _trash(now)
         yield _used()
+        yield _forecast(now)
+        yield from _audit()
+        yield _orphans()
 
 
 def _totals() -> Iterator[Metric]:
@@ -52,6 +67,15 @@ def _totals() -> Iterator[Metric]:
         trashed.add_metric(key, total.files_trashed)
         restored.add_metric(key, total.files_restored)
     yield from (files, freed, trashed, restored)
+
+
+def _answers() -> Metric:
+    family = CounterMetricFamily(
+        "cleanup_verifier_answers", "What verifiers said about files.", labels=["verifier", "answer"]
+    )
+    for verifier, answer, count in VerifierTotal.objects.values_list("verifier", "answer", "count"):
+        family.add_metric([verifier, answer], count)
+    return family
 
 
 def _runs() -> Metric:
@@ -98,15 +122,52 @@ def _trash(now: datetime) -> Iterator[Metric]:
     yield from (size, oldest)
 
 
+def _orphans() -> Metric:
+    """What the last scan of each area saw; absent for an area that was never scanned."""
+    family = GaugeMetricFamily(
+        "cleanup_orphans",
+        "Orphans at the last scan: files without a row, rows without a file.",
+        labels=["area", "kind"],
+    )
+    for area, kind, count in counts():
+        family.add_metric([area, kind], count)
+    return family
+
+
 def _used() -> Metric:
     family = GaugeMetricFamily(
         "cleanup_area_used_ratio", "Share of the area's disk that is in use, 0 to 1.", labels=["area"]
     )
-    for area in StagingArea.objects.filter(enabled=True):
-        try:
-            disk = os.statvfs(area.path)
-        except OSError:
-            continue
-        if disk.f_blocks:
-            family.add_metric([area.name], 1 - disk.f_bavail / disk.f_blocks)
+    areas = {area.pk: area for area in StagingArea.objects.filter(enabled=True)}
+    for key, disk in usage.disks(areas.values()).items():
+        family.add_metric([areas[key].name], disk.percent / 100)
+    return family
+
+
+def _audit() -> Iterator[Metric]:
+    """When the chain was read last; absent until it was read once."""
+    read = GaugeMetricFamily(
+        "cleanup_audit_last_verified_timestamp", "When the whole audit was read last, in seconds since 1970."
+    )
+    sound = GaugeMetricFamily("cleanup_audit_sound", "1: it was sound then. 0: it was tampered with.")
+    unsealed = GaugeMetricFamily("cleanup_audit_unsealed_entries", "Entries that no checkpoint seals yet.")
+    head = AuditHead.objects.filter(pk=1).first()
+    if head is not None and head.verified_at is not None:
+        read.add_metric([], head.verified_at.timestamp())
+        sound.add_metric([], float(bool(head.verified_sound)))
+    sealed = AuditCheckpoint.objects.aggregate(last=Max("last_seq"))["last"] or 0
+    unsealed.add_metric([], max((head.seq if head else 0) - sealed, 0))
+    yield from (read, sound, unsealed)
+
+
+def _forecast(now: datetime) -> Metric:
+    """Absent for an area whose disk does not clearly fill up, or of which too little is known."""
+    family = GaugeMetricFamily(
+        "cleanup_forecast_full_seconds",
+        "Time until the area's disk is full, as it went lately.",
+        labels=["area"],
+    )
+    coming = usage.forecasts(now)
+    for area in StagingArea.objects.filter(pk__in=coming):
+        family.add_metric([area.name], coming[area.pk])
     return family

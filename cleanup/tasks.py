@@ -17,7 +17,7 @@ from celery.signals import worker_ready
 
 from cleanup.conf import conf
 from cleanup.engine.errors import AreaBusy
-from cleanup.operations import execute, schedule
+from cleanup.operations import auditing, execute, schedule
 from cleanup.operations.purging import has_due, purge_due
 from cleanup.operations.runs import send, wake
 from cleanup.stores.leases import WORKING_STATES
@@ -65,6 +65,12 @@ def recover() -> None:
         logger.warning("recovered %s items after an interruption", recovered)
     for run_id in schedule.abandoned(database_now()):
         wake(run_id)
+
+
+@shared_task(name="cleanup.tasks.audit")
+def audit() -> None:
+    """Seal the audit where a checkpoint is due, and go on with its nightly reading, for one slice."""
+    auditing.tend(conf().slice_length)
 
 
 @worker_ready.connect

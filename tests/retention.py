@@ -6,10 +6,13 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
+from django.db import connection
+
 from cleanup import operations
-from cleanup.models import CleanupItem, CleanupRun, RetentionPolicy, StagingArea
+from cleanup.models import CleanupItem, CleanupRun, RetentionPolicy, StagingArea, UsageSample
 from cleanup.operations import Actor
 
 DAY = timedelta(days=1)
@@ -31,6 +34,18 @@ def files_below(root: Path) -> set[str]:
     """Every file of an area but the engine's own."""
     found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     return {str(path) for path in found if not path.parts[0].startswith((".trash", ".staging-area"))}
+
+
+def fill_up(area: StagingArea, *, rate: int = 1_000_000, total: int = 10**12, minutes: int = 60) -> None:
+    """Samples of the last hour or so, in which the disk was filled by `rate` bytes a minute from half on."""
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    UsageSample.objects.bulk_create(
+        UsageSample(
+            area=area, at=now - timedelta(minutes=minutes - number), used_bytes=total // 2 + rate * number,
+            total_bytes=total,
+        )
+        for number in range(minutes)
+    )  # fmt: skip
 
 
 class Staging:
@@ -80,3 +95,21 @@ class Staging:
 def later(days: float) -> datetime:
     """So many days from now."""
     return datetime.now(UTC) + timedelta(days=days)
+
+
+def in_threads(count: int, work: Any) -> None:
+    """Call `work(number)` in so many threads at once, each with its own connection."""
+    start = Barrier(count)
+
+    def body(number: int) -> None:
+        start.wait()
+        try:
+            work(number)
+        finally:
+            connection.close()
+
+    threads = [Thread(target=body, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)

@@ -116,6 +116,18 @@ _KEY_TABS = {
     ],
 }
 
+_AUDIT_TABS = {
+    "models": ["cleanup.auditentry", "cleanup.auditcheckpoint"],
+    "items": [
+        {
+            "title": title,
+            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
+            "permission": _may(f"cleanup.view_{name}"),
+        }
+        for title, name in (("Entries", "auditentry"), ("Checkpoints", "auditcheckpoint"))
+    ],
+}
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "XNAi",
     "SITE_HEADER": "XNAi",
@@ -131,5 +143,5 @@ UNFOLD: dict[str, Any] = {
     "LOGIN": {"image": _static("bus/login.svg")},
     "DASHBOARD_CALLBACK": "xnai_site.overview.overview",
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": _NAVIGATION},
-    "TABS": [_CONNECTION_TABS, _KEY_TABS],
+    "TABS": [_CONNECTION_TABS, _KEY_TABS, _AUDIT_TABS],
 }

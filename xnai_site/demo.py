@@ -55,7 +55,7 @@ def ensure_policy() -> StagingArea | None:
             include=["demo-*"],
             mode=Mode.ENFORCE,
             grace_period=timedelta(minutes=5),
-            interval=timedelta(minutes=1),
+            schedule="1min",
             max_percent=100,  # on a fresh installation the area holds nothing else
         )
     return area

@@ -202,6 +202,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 3600},
     },
     "cleanup: tick": {"task": "cleanup.tasks.tick", "schedule": 30.0, "options": {"expires": 30}},
+    "cleanup: audit": {"task": "cleanup.tasks.audit", "schedule": 60.0, "options": {"expires": 60}},
 }
 #: Beat looks for changes of the schedule this often (s); its default of 5 min would hide a change in admin.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
@@ -349,6 +350,14 @@ CLEANUP: dict[str, Any] = {
     "STAGING_ROOT": Path(env.str("STAGING_ROOT", default=str(VAR_DIR / "staging"))),
     "NAIVE_TIMEZONE": env.str("CLEANUP_NAIVE_TIMEZONE", default=TIME_ZONE),
     "REDIS_URL": env.str("CLEANUP_REDIS_URL", default=REDIS_URL),
+    "VERIFIER_HOSTS": env.list("CLEANUP_VERIFIER_HOSTS", default=[]),
+    "QDRANT_URL": env.str("CLEANUP_QDRANT_URL", default=""),
+    "QDRANT_API_KEY": env.str("CLEANUP_QDRANT_API_KEY", default=""),
+    #: What signs the checkpoints of the audit, and the file outside the database that holds them.
+    "AUDIT_KEY_FILE": Path(env.str("CLEANUP_AUDIT_KEY_FILE", default=str(VAR_DIR / "audit_key"))),
+    "AUDIT_LOG_FILE": Path(
+        env.str("CLEANUP_AUDIT_LOG_FILE", default=str(VAR_DIR / "audit_checkpoints.jsonl"))
+    ),
     #: Paths that no staging area may be, contain or lie in.
     "FORBIDDEN_PATHS": [
         BASE_DIR / name for name in ("xnai_site", "bus", "cleanup", "templates", "tests", ".git")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
@@ -12,14 +13,16 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
 
 from bus import cells
-from bus.console import Change, change
+from bus.console import Change, ConfirmForm, change
 from cleanup import operations
 from cleanup.admin.fields import actor_of
 from cleanup.admin.verbs import VerbAdmin
 from cleanup.models import CleanupItem, Hold, ItemState, StagingArea
+from cleanup.operations import usage
+from cleanup.operations.watermarks import set_marks
 
 
 class AreaForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -39,6 +42,17 @@ class AreaForm(forms.ModelForm):  # type: ignore[type-arg]
         }
 
 
+class MarksForm(ConfirmForm):
+    """From which share of its disk on an area is cleared, and down to which."""
+
+    high = forms.IntegerField(
+        min_value=1, max_value=100, label="High, percent of the disk", widget=UnfoldAdminIntegerFieldWidget
+    )
+    low = forms.IntegerField(
+        min_value=0, max_value=99, label="Low, percent of the disk", widget=UnfoldAdminIntegerFieldWidget
+    )
+
+
 @admin.register(StagingArea)
 class StagingAreaAdmin(VerbAdmin):
     """Directory trees that may be cleaned."""
@@ -48,12 +62,17 @@ class StagingAreaAdmin(VerbAdmin):
         "anything, so an unmounted disk never looks like an empty one."
     )
     form = AreaForm
-    list_display = ("title", "standing", "guard", "rules", "trash", "made")
+    list_display = ("title", "standing", "disk", "rules", "trash", "guard", "made")
     search_fields = ("name", "path")
     ordering = ("name",)
     add_fieldsets = ((None, {"fields": ("name", "path", "protected")}),)
-    fields = (("title", "standing", "guard"), ("rules", "trash"), ("uuid", "device", "made"))
-    readonly_fields = ("title", "standing", "guard", "rules", "trash", "uuid", "device", "made")
+    fields = (
+        ("title", "standing", "guard"), ("disk", "marks", "full"), ("rules", "trash"),
+        ("uuid", "device", "made"),
+    )  # fmt: skip
+    readonly_fields = (
+        "title", "standing", "guard", "disk", "marks", "full", "rules", "trash", "uuid", "device", "made",
+    )  # fmt: skip
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ("name", "path", "protected") if obj is None else self.fields
@@ -90,6 +109,23 @@ class StagingAreaAdmin(VerbAdmin):
     def guard(self, row: StagingArea) -> str:
         return "two people approve" if row.protected else "one person approves"
 
+    @display(description="Disk in use")
+    def disk(self, row: StagingArea) -> SafeString | str:
+        found = usage.disks([row]).get(row.pk)
+        if found is None:
+            return cells.badge("not there", "bad")
+        above = found.percent > row.high_watermark
+        return cells.badge(f"{found.percent:.0f} %", "warn" if above else "good")
+
+    @display(description="Watermarks")
+    def marks(self, row: StagingArea) -> str:
+        return f"above {row.high_watermark} % of its disk it is cleared down to {row.low_watermark} %"
+
+    @display(description="Full in")
+    def full(self, row: StagingArea) -> str:
+        seconds = usage.forecasts(timezone.now(), areas=[row.pk]).get(row.pk)
+        return "not in sight" if seconds is None else cells.span(timedelta(seconds=seconds))
+
     @display(description="Policies", ordering="policy_count")
     def rules(self, row: Any) -> str:
         return f"{row.policy_count}" if row.policy_count else "none: nothing is cleaned"
@@ -101,6 +137,19 @@ class StagingAreaAdmin(VerbAdmin):
     @display(description="Registered", ordering="created_at")
     def made(self, row: StagingArea) -> SafeString | str:
         return cells.moment(row.created_at)
+
+    @change(
+        "Set watermarks",
+        permission="cleanup.change_stagingarea",
+        role="admin",
+        explain="Above the high mark, policies of the rule watermark purge the oldest trash and then trash "
+        "files, down to the low mark. Nothing is purged before the floor that it was promised.",
+        form=MarksForm,
+    )
+    def set_marks(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        for area in rows:
+            set_marks(area, high=data["high"], low=data["low"], actor=actor_of(request))
+        return f"Cleared above {data['high']} %, down to {data['low']} %."
 
 
 class HoldForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -153,7 +202,7 @@ class HoldAdmin(VerbAdmin):
 
     @display(description="Pattern", ordering="pattern")
     def glob(self, row: Hold) -> SafeString:
-        return cells.mono(row.pattern)
+        return cells.mono(row.shown)
 
     @display(description="State")
     def standing(self, row: Hold) -> SafeString:
@@ -185,7 +234,5 @@ class HoldAdmin(VerbAdmin):
         for held in holds:
             operations.release(held, actor_of(request))
         return (
-            f"Released: {', '.join(held.pattern for held in holds)}."
-            if holds
-            else "Nothing was held any more."
+            f"Released: {', '.join(held.shown for held in holds)}." if holds else "Nothing was held any more."
         )

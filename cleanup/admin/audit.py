@@ -1,4 +1,4 @@
-"""The audit: read-only, and the button that checks it."""
+"""The audit and its checkpoints: read-only, and the button that checks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bus import cells
 from bus.console import ReadOnlyAdmin, change
 from cleanup import operations
 from cleanup.engine.errors import EngineError
-from cleanup.models import AuditEntry
+from cleanup.models import AuditCheckpoint, AuditEntry
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -80,17 +80,66 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         "Verify",
         permission="cleanup.verify_auditentry",
         role="viewer",
-        explain="Reads the whole chain from its first entry and computes every hash again. It changes "
-        "nothing; with many entries it takes a while.",
+        explain="Reads the whole chain from its first entry, computes every hash again, and compares every "
+        "checkpoint with the file outside the database. Only the time of it is noted; with many entries it "
+        "takes a while.",
         rows=False,
     )
     def verify(self, request: HttpRequest, rows: QuerySet[AuditEntry] | None, data: dict[str, Any]) -> str:
         report = operations.verify_audit()
+        for note in report.notes:
+            messages.info(request, f"{note}.")
         if report.sound:
-            return f"Sound: {report.entries:,} entries, every hash and every link is right."
+            return (
+                f"Sound: {report.entries:,} entries and {report.checkpoints:,} checkpoints, every hash and "
+                "every link is right."
+            )
         messages.error(
             request,
             f"TAMPERED at entry {report.first_bad_seq}: {report.kind}. "
             f"{report.entries:,} entries before it are sound.",
         )
         return ""
+
+
+@admin.register(AuditCheckpoint)
+class AuditCheckpointAdmin(ReadOnlyAdmin):
+    """Sealed stretches of the chain."""
+
+    intro = (
+        "Every hour or 10,000 entries the chain is sealed: a root over the entries, signed, here and in a "
+        "file outside the database. Entries that were exported may go; their checkpoint stays."
+    )
+    list_display = ("label", "at", "stretch", "signed_by", "kept")
+    list_display_links = ("label",)
+    ordering = ("-number",)
+    fields = (
+        ("label", "at", "stretch"),
+        ("signed_by", "kept"),
+        ("segment", "segment_sha256"),
+        "merkle_root",
+        "head_hash",
+        "prev_hash",
+        "hash",
+        "signature",
+    )
+
+    @display(description="No.", ordering="number")
+    def label(self, row: AuditCheckpoint) -> str:
+        return f"{row.number:,}"
+
+    @display(description="Sealed", ordering="at_us")
+    def at(self, row: AuditCheckpoint) -> SafeString | str:
+        return cells.moment(_EPOCH + timedelta(microseconds=row.at_us))
+
+    @display(description="Entries")
+    def stretch(self, row: AuditCheckpoint) -> str:
+        return f"{row.first_seq:,} to {row.last_seq:,}"
+
+    @display(description="Key")
+    def signed_by(self, row: AuditCheckpoint) -> str:
+        return row.key_id or "—"
+
+    @display(description="Entries are")
+    def kept(self, row: AuditCheckpoint) -> SafeString:
+        return cells.badge("pruned" if row.pruned_at else "exported" if row.segment else "here")

@@ -19,6 +19,7 @@ from bus import cells
 from cleanup.engine.ages import format_age, parse_age
 from cleanup.engine.errors import PolicyInvalid
 from cleanup.stores import Actor
+from cleanup.verifiers import describe
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGTP]?)B?", re.ASCII)
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
@@ -81,10 +82,7 @@ def exact_size(number: int) -> str:
 
 def verifier_line(specification: Any) -> str:
     """A verifier as one line of text: `redis_task:key=job:{task_id},value=done`."""
-    if not isinstance(specification, dict):
-        return str(specification)
-    options = ",".join(f"{key}={value}" for key, value in specification.items() if key != "kind")
-    return f"{specification.get('kind', '')}:{options}" if options else str(specification.get("kind", ""))
+    return describe(specification)
 
 
 def reasons(kept: dict[str, int] | None) -> list[tuple[str, str]]:

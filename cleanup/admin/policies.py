@@ -14,20 +14,54 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldBooleanWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldBooleanWidget
 
 from bus import cells
 from bus.console import Change, ConfirmForm, LinesField, change
 from cleanup import operations
 from cleanup.admin.fields import AgeField, SizeField, actor_of, brake_lines, reasons, verifier_line, words
 from cleanup.admin.verbs import VerbAdmin
-from cleanup.engine.errors import EngineError
+from cleanup.engine.errors import EngineError, PolicyInvalid
 from cleanup.models import Mode, RetentionPolicy, Rule
+from cleanup.operations.duetimes import parse_schedule
+from cleanup.verifiers import KINDS
 
 #: Files of each kind that a preview names.
 PREVIEW_FILES = 200
 
 _TONES = {Mode.ENFORCE: "info", Mode.REPORT: "warn", Mode.OFF: "neutral"}
+
+
+LABELS = {
+    "age_by": "Age by",
+    "skip_in_use": "Skip files in use",
+    "unit": "Goes as a",
+    "bundle_pattern": "Bundle",
+    "keep": "Keep",
+    "group_pattern": "Of each",
+    "order_by": "Goes first",
+    "stamp_field": "Age by the field",
+    "catch_up": "Missed runs",
+    "max_files": "Most files",
+    "max_percent": "Most of the area, percent",
+    "max_median_factor": "Most times the usual",
+    "max_unknown_percent": "Most unknown answers, percent",
+}
+
+HELP = {
+    "area": "Empty for the rule rows alone.",
+    "mode": "report only: a run makes its plan and ends there. enforce: it moves the files to the trash.",
+    "rule": (
+        "age: older than the age below. expires_at: results whose metadata says that they have expired. "
+        "orphan: files that no row knows, seen twice. watermark: when the disk is too full. keep_newest: all "
+        "but the newest of each group. rows: records of a model, soft-deleted."
+    ),
+    "age": "Such as 2d, 1h30m or 4w. Required by age, orphan and rows; the others heed it if it is given.",
+    "schedule": "An interval such as 6h, or cron text such as 30 2 * * *: minute hour day month weekday.",
+    "catch_up": "What becomes of runs that were due while nothing was running.",
+    "max_median_factor": "Compared with the median of the last 30 runs, from the fifth run on.",
+    "max_unknown_percent": "Of what the verifiers were asked. Above it a run ends without having acted.",
+}
 
 
 class VerifiersField(LinesField):
@@ -56,36 +90,48 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     verifiers = VerifiersField(
         required=False,
         help_text="All must say yes, when a file is trashed and again when it is purged. One a line: "
-        "redis_task, or redis_task:key=task:{task_id}:status,value=Complete.",
+        "redis_task, or redis_task:key=task:{task_id}:status,value=Complete. There are: "
+        f"{'; '.join(f'{name} ({kind.summary})' for name, kind in KINDS.items())}. "
+        "`manage.py cleanup policies verifiers` lists their options.",
     )
     grace_period = AgeField(
         label="Grace period", help_text="How long a trashed file can be restored: 7d, 12h, 4w."
     )
-    interval = AgeField(
-        label="Runs every", help_text="Such as 6h or 1d. A run that was missed is made up for once."
+    floor = AgeField(
+        required=False,
+        label="Floor",
+        help_text="How long of that is promised even when the disk is full. Empty: all of it. Each file has "
+        "the promise that was made when it was trashed.",
+    )
+    row_filter = forms.JSONField(
+        required=False,
+        label="Only rows with",
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+        help_text='Field lookups as a JSON object, such as {"task_id__startswith": "demo-"}.',
     )
     max_bytes = SizeField(label="Most bytes", help_text="Such as 100 GB.")
 
     class Meta:
         model = RetentionPolicy
         fields = (
-            "name", "area", "mode", "rule", "age", "age_by", "include", "exclude", "verifiers",
-            "task_id_pattern", "grace_period", "interval", "max_files", "max_bytes", "max_percent",
+            "name", "area", "mode", "rule", "age", "age_by", "include", "exclude", "skip_in_use", "unit",
+            "bundle_pattern", "keep", "group_pattern", "order_by", "model", "stamp_field", "row_filter",
+            "verifiers", "task_id_pattern", "grace_period", "floor", "schedule", "catch_up", "max_files",
+            "max_bytes", "max_percent", "max_median_factor", "max_unknown_percent",
         )  # fmt: skip
-        labels: ClassVar = {
-            "max_files": "Most files",
-            "max_percent": "Most of the area, percent",
-            "age_by": "Age by",
-        }
-        help_texts: ClassVar = {
-            "mode": (
-                "report only: a run makes its plan and ends there. enforce: it moves the files to the trash."
-            ),
-            "rule": (
-                "age: older than the age below. expires_at: results whose metadata says that they have "
-                "expired."
-            ),
-        }
+        labels: ClassVar = LABELS
+        help_texts: ClassVar = HELP
+
+    def clean_row_filter(self) -> Any:
+        return self.cleaned_data["row_filter"] or {}
+
+    def clean_schedule(self) -> str:
+        text: str = self.cleaned_data["schedule"]
+        try:
+            parse_schedule(text)
+        except PolicyInvalid as error:
+            raise forms.ValidationError(str(error)) from error
+        return text
 
 
 class RunForm(ConfirmForm):
@@ -115,20 +161,52 @@ class RetentionPolicyAdmin(VerbAdmin):
         "promised."
     )
     form = PolicyForm
-    list_display = ("title", "area", "standing", "says", "grace", "due", "version")
+    list_display = ("title", "scope", "standing", "says", "grace", "due", "version")
     list_filter = ("mode", "rule", "area")
     search_fields = ("name",)
     list_select_related = ("area",)
     ordering = ("name",)
+    readonly_fields = ("in_words",)
     fieldsets = (
         (None, {"fields": (("name", "area", "mode"),)}),
-        ("What goes", {"fields": (("rule", "age", "age_by"), ("include", "exclude"))}),
+        ("What goes", {"fields": (("rule", "age", "age_by"), ("include", "exclude"), "skip_in_use")}),
+        (
+            "Bundles",
+            {
+                "fields": (("unit", "bundle_pattern"),),
+                "description": "A bundle goes as a whole, when its newest file may go. For the rules age, "
+                "watermark and keep_newest.",
+            },
+        ),
+        (
+            "Rule keep_newest",
+            {"fields": (("keep", "group_pattern"),), "description": "How many of each group stay."},
+        ),
+        (
+            "Rule watermark",
+            {
+                "fields": ("order_by",),
+                "description": "Above the high mark of the area the oldest trash is purged, then files go in "
+                "this order, down to the low mark.",
+            },
+        ),
+        (
+            "Rule rows",
+            {
+                "fields": (("model", "stamp_field"), "row_filter"),
+                "description": "Records instead of files: a model that keeps its deleted rows for a while.",
+            },
+        ),
         ("Who is asked", {"fields": (("verifiers", "task_id_pattern"),)}),
-        ("When, and for how long it can be restored", {"fields": (("interval", "grace_period"),)}),
+        ("How long it can be restored", {"fields": (("grace_period", "floor"),)}),
+        ("When", {"fields": (("schedule", "catch_up"), "in_words")}),
         (
             "Brakes",
             {
-                "fields": (("max_files", "max_bytes", "max_percent"),),
+                "fields": (
+                    ("max_files", "max_bytes", "max_percent"),
+                    ("max_median_factor", "max_unknown_percent"),
+                ),
                 "description": "A plan above any of these waits for a person.",
             },
         ),
@@ -177,7 +255,7 @@ class RetentionPolicyAdmin(VerbAdmin):
         return found
 
     def applies(self, change: Change, row: Any) -> bool:
-        return change.name != "run_now" or (row.mode != Mode.OFF and row.area.enabled)
+        return change.name != "run_now" or (row.mode != Mode.OFF and (not row.area or row.area.enabled))
 
     @display(description="Policy", ordering="name")
     def title(self, row: RetentionPolicy) -> SafeString:
@@ -187,11 +265,14 @@ class RetentionPolicyAdmin(VerbAdmin):
     def standing(self, row: RetentionPolicy) -> SafeString:
         return cells.badge(row.get_mode_display(), _TONES[Mode(row.mode)])
 
+    @display(description="Of", ordering="area")
+    def scope(self, row: RetentionPolicy) -> str:
+        return row.scope
+
     @display(description="Trashes")
     def says(self, row: RetentionPolicy) -> SafeString:
-        what = f"older than {row.age}" if row.rule == Rule.AGE else "expired by their metadata"
         asked = f"after asking {', '.join(map(verifier_line, row.verifiers))}" if row.verifiers else ""
-        return cells.pair(what, asked)
+        return cells.pair(_rule_in_words(row), asked)
 
     @display(description="Grace period", ordering="grace_period")
     def grace(self, row: RetentionPolicy) -> str:
@@ -200,6 +281,13 @@ class RetentionPolicyAdmin(VerbAdmin):
     @display(description="Next run", ordering="next_due_at")
     def due(self, row: RetentionPolicy) -> SafeString | str:
         return cells.moment(row.next_due_at) if row.mode != Mode.OFF else "off"
+
+    @display(description="That is")
+    def in_words(self, row: RetentionPolicy) -> str:
+        try:
+            return parse_schedule(row.schedule).words()
+        except PolicyInvalid as error:
+            return str(error)
 
     @display(description="Version")
     def version(self, row: RetentionPolicy) -> str:
@@ -233,6 +321,18 @@ class RetentionPolicyAdmin(VerbAdmin):
         for policy in rows.select_related("area"):
             operations.set_mode(policy, data["mode"], actor_of(request))
         return f"{rows.count():,} set to {Mode(data['mode']).label}."
+
+
+def _rule_in_words(row: RetentionPolicy) -> str:
+    older = f"older than {row.age}" if row.age else "of any age"
+    return {
+        Rule.AGE: older,
+        Rule.EXPIRES_AT: "expired by their metadata",
+        Rule.ORPHAN: f"that no row knows, {older}",
+        Rule.WATERMARK: f"{row.get_order_by_display()} above the high mark, {older}",
+        Rule.KEEP_NEWEST: f"all but the newest {row.keep} of each group, {older}",
+        Rule.ROWS: f"rows {older}",
+    }[Rule(row.rule)]
 
 
 def _shown(preview: Any) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": (("title", "standing", "by"), ("created", "begun", "over"))}),
         ("Plan", {"fields": (("planned", "plan_expires"), "above", "digest", "approved")}),
-        ("What happened", {"fields": (("moved", "left", "remaining"), "message")}),
+        ("What happened", {"fields": (("moved", "left", "remaining"), "message", "found")}),
     )
     change_form_outer_after_template = "console/run_details.html"
 
@@ -150,6 +150,10 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     @display(description="By", ordering="actor")
     def by(self, row: CleanupRun) -> str:
         return f"{row.actor} ({row.actor_kind}){', report only' if row.dry_run else ''}"
+
+    @display(description="Found besides")
+    def found(self, row: CleanupRun) -> SafeString | str:
+        return cells.document(row.facts) if row.facts else "nothing"
 
     @display(description="Above its brakes")
     def above(self, row: CleanupRun) -> str:

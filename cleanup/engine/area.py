@@ -245,6 +245,12 @@ def open_area(
         raise
 
 
+def unregister_area(area: AreaHandle) -> None:
+    """Take the marker away, durably: the directory is then like any other. Its trash must be gone before."""
+    os.unlink(MARKER, dir_fd=area.fd)
+    os.fsync(area.fd)
+
+
 def _check_identity(fd: int, path: str, uuid: str, device: int | None) -> None:
     found = _read_marker(fd)
     if found is None:

@@ -22,9 +22,16 @@ GENESIS = "00" * 32
 #: Separates these hashes from every other use of SHA-256 and names the version of the format.
 _DOMAIN = b"xnai.audit.v1\0"
 
-Kind = Literal["gap", "hash", "link", "head"]
+#: What is wrong where: of an entry (a number is missing, its hash or its link is wrong), of the head, or of a
+#: checkpoint (out of order, another root, a wrong or foreign signature, another copy outside the database, a
+#: stretch that was removed without leave, an exported segment that is not what was sealed).
+Kind = Literal[
+    "gap", "hash", "link", "head", "checkpoint", "root", "signature", "key", "outside", "pruned", "segment"
+]
 
+#: The form in its own words. Seven times slower than msgspec, which writes the same for all ASCII but DEL.
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
+_encode_fast = msgspec.json.Encoder(order="deterministic").encode
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +63,37 @@ class AuditEntry(AuditRecord, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.asdict(self)
 
 
+class _Sealed(msgspec.Struct, frozen=True):
+    """What is hashed of an entry: every field but the hash, in the order of their names."""
+
+    action: str
+    actor: str
+    actor_kind: str
+    area: str | None
+    at_us: int
+    evidence: dict[str, Any]
+    item: str | None
+    path: str | None
+    policy_version: str | None
+    prev_hash: str
+    reason: str | None
+    run: str | None
+    seq: int
+    size: int | None
+
+
 class ChainReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of reading a chain from its start."""
+    """The outcome of reading a chain."""
 
     sound: bool
     entries: int  #: how many were read and found good
     first_bad_seq: int | None = None
     kind: Kind | None = None
+    #: Of a flaw that is a checkpoint's: its number. `first_bad_seq` is then where its stretch begins.
+    checkpoint: int | None = None
+    checkpoints: int = 0  #: how many were read and found good
+    #: What is no flaw, and yet worth a sentence: a pruned stretch without its segment, a write cut short.
+    notes: tuple[str, ...] = ()
 
 
 class AuditSink(Protocol):
@@ -113,7 +144,21 @@ def canonical(entry: Mapping[str, Any]) -> bytes:
         AuditInvalid: for floats, other types, keys that are not text, and text that is not valid Unicode.
     """
     _refuse_ambiguous(entry)
-    return _encode(dict(entry)).encode("ascii")
+    return _spell(dict(entry))
+
+
+def _spell(value: Any) -> bytes:
+    """Write what `_refuse_ambiguous` let pass."""
+    try:
+        data = _encode_fast(value)
+        if data.isascii() and b"\x7f" not in data:
+            return data
+    except TypeError:
+        pass  # a kind of mapping or of text that msgspec does not know
+    except UnicodeEncodeError as error:
+        raise AuditInvalid("text holds a lone surrogate: escape file names before auditing them") from error
+    plain = msgspec.structs.asdict(value) if isinstance(value, _Sealed) else value
+    return _encode(plain).encode("ascii")
 
 
 def entry_hash(prev_hash: str, fields: Mapping[str, Any]) -> str:
@@ -123,24 +168,62 @@ def entry_hash(prev_hash: str, fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(_DOMAIN + canonical(sealed)).hexdigest()
 
 
+def _hash_of(record: AuditRecord, seq: int, prev_hash: str) -> str:
+    """Return what `entry_hash` does, four times as fast."""
+    _refuse_types(record)
+    sealed = _Sealed(
+        record.action, record.actor, record.actor_kind, record.area, record.at_us, record.evidence,
+        record.item, record.path, record.policy_version, prev_hash, record.reason, record.run, seq,
+        record.size,
+    )  # fmt: skip
+    return hashlib.sha256(_DOMAIN + _spell(sealed)).hexdigest()
+
+
+def _refuse_types(record: AuditRecord) -> None:
+    """Refuse what is not of its field's type; evidence may hold anything, so it is looked through."""
+    if record.evidence:
+        _refuse_ambiguous(record.evidence)
+    if not isinstance(record.evidence, dict) or not (
+        isinstance(record.at_us, int) and isinstance(record.actor, str) and isinstance(record.actor_kind, str)
+        and isinstance(record.action, str) and isinstance(record.size, _INT_OR_NONE)
+        and isinstance(record.run, _STR_OR_NONE) and isinstance(record.item, _STR_OR_NONE)
+        and isinstance(record.area, _STR_OR_NONE) and isinstance(record.path, _STR_OR_NONE)
+        and isinstance(record.policy_version, _STR_OR_NONE) and isinstance(record.reason, _STR_OR_NONE)
+    ):  # fmt: skip
+        raise AuditInvalid("a field of an audit record is not of its type")
+
+
+_STR_OR_NONE = (str, type(None))
+_INT_OR_NONE = (int, type(None))
+
+
 def seal(records: Sequence[AuditRecord], *, prev_seq: int, prev_hash: str) -> list[AuditEntry]:
-    """Number `records` after `prev_seq` and chain them to `prev_hash`; ``(0, GENESIS)`` starts a chain."""
+    """Number `records` after `prev_seq` and chain them to `prev_hash`; ``(0, GENESIS)`` starts a chain.
+
+    Raises:
+        AuditInvalid: for a record that has no single spelling.
+    """
     entries: list[AuditEntry] = []
     for seq, record in enumerate(records, prev_seq + 1):
-        fields = {**msgspec.structs.asdict(record), "seq": seq, "prev_hash": prev_hash}
-        prev_hash = entry_hash(prev_hash, fields)
-        entries.append(AuditEntry(**fields, hash=prev_hash))
+        own = _hash_of(record, seq, prev_hash)
+        entries.append(AuditEntry(
+            at_us=record.at_us, actor=record.actor, actor_kind=record.actor_kind, action=record.action,
+            run=record.run, item=record.item, area=record.area, path=record.path, size=record.size,
+            policy_version=record.policy_version, reason=record.reason, evidence=record.evidence,
+            seq=seq, prev_hash=prev_hash, hash=own,
+        ))  # fmt: skip
+        prev_hash = own
     return entries
 
 
-def _flaw(entry: AuditEntry, seq: int, prev_hash: str) -> Kind | None:
+def flaw_of(entry: AuditEntry, seq: int, prev_hash: str) -> Kind | None:
     """Say what is wrong with `entry` where `seq` and `prev_hash` are expected."""
     if entry.seq != seq:
         return "gap"
     if entry.prev_hash != prev_hash:
         return "link"
     try:
-        expected = entry_hash(prev_hash, entry.fields())
+        expected = _hash_of(entry, seq, prev_hash)
     except AuditInvalid:
         return "hash"
     return None if entry.hash == expected else "hash"
@@ -163,7 +246,7 @@ def verify_chain(
     seq, prev_hash = start
     count = 0
     for entry in entries:
-        kind = _flaw(entry, seq + 1, prev_hash)
+        kind = flaw_of(entry, seq + 1, prev_hash)
         if kind is not None:
             return ChainReport(sound=False, entries=count, first_bad_seq=seq + 1, kind=kind)
         seq, prev_hash, count = entry.seq, entry.hash, count + 1

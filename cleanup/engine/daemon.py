@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import urllib.error
@@ -26,7 +27,9 @@ import msgspec
 from cleanup.engine.area import AreaHandle, marker_uuid, open_area, register_area
 from cleanup.engine.errors import EngineError, PolicyInvalid
 from cleanup.engine.expiry import zone_from_name
+from cleanup.engine.kernel import DIRECTORY
 from cleanup.engine.names import escape
+from cleanup.engine.places import check_place
 from cleanup.engine.plan import Plan, PlanItem, build_plan
 from cleanup.engine.policy import Policy
 from cleanup.engine.reasons import Reason
@@ -185,6 +188,26 @@ class ResultCleanupDaemon:
             await asyncio.to_thread(_post, f"{self.metrics_url}/track/cleanup", report)
         return report
 
+    def preview(self) -> dict[str, Any]:
+        """Say what a cleanup would remove now; touches nothing, not even for a marker.
+
+        Raises:
+            AreaRefused: the directory may not be cleaned.
+        """
+        directory, stats = self.cache_dir.resolve(), CleanupStats()
+        check_place(directory)
+        handle = AreaHandle(fd=os.open(directory, DIRECTORY), path=str(directory), uuid=str(uuid4()))
+        with handle as area:
+            plan = self._plan(area, datetime.now(UTC), stats)
+        return {
+            "deleted_count": 0,
+            "expired_count": len(plan.items),
+            "expired_bytes": plan.bytes,
+            "checked_count": stats.checked_count,
+            "errors": stats.errors,
+            "dry_run": True,
+        }
+
     def _clean(self) -> CleanupStats:
         begun, stats = time.perf_counter(), CleanupStats()
         if self.cache_dir.is_dir():
@@ -227,6 +250,22 @@ class ResultCleanupDaemon:
         )
         stats.checked_count = plan.scanned - plan.kept.get(Reason.NOT_INCLUDED, 0)
         return plan
+
+
+async def serve(daemon: ResultCleanupDaemon) -> dict[str, Any]:
+    """Run `daemon` until SIGTERM or SIGINT, and return its totals."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, told.set)
+    try:
+        await daemon.start()
+        await told.wait()
+        await daemon.stop()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+    return daemon.get_stats()
 
 
 def local_zone() -> tzinfo:

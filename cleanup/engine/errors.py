@@ -10,7 +10,9 @@
     ├── ManifestInvalid             a manifest in the trash cannot be read; its files stay
     ├── VerifierFailed              a verifier cannot be trusted (its canary gave the wrong answer)
     ├── RunStopped                  somebody asked the run to stop
-    └── AuditInvalid                an audit record cannot be sealed, or the log cannot be continued
+    ├── TreeChanged                 directories moved so fast that the walk cannot tell bundles apart
+    ├── AuditInvalid                an audit record cannot be sealed, or the log cannot be continued
+    └── AuditUnavailable            a key or a file that the audit needs cannot be read
 
 One file's trouble is an outcome in a report and never an exception: an exception means that going on is
 unsafe. ``code`` is stable, and meant for programs; the message is meant for people; ``retryable`` tells a
@@ -93,7 +95,21 @@ class RunStopped(EngineError):
     code = "run_stopped"
 
 
+class TreeChanged(EngineError):
+    """The walk met a directory twice, so nobody can say which files belong together."""
+
+    code = "tree_changed"
+    retryable = True
+
+
 class AuditInvalid(EngineError):
     """The record holds what cannot be hashed the same way twice, or the log's tail is not ours."""
 
     code = "audit_invalid"
+
+
+class AuditUnavailable(EngineError):
+    """The audit cannot be checked or sealed here and now: its key, its keys or its file are out of reach."""
+
+    code = "audit_unavailable"
+    retryable = True

@@ -1,10 +1,11 @@
 """Crash points: places where a test may make this process die or its disk fail.
 
 Every step that changes the disk is bracketed by `crash_point`. Nothing happens unless the environment arms
-one point before the process starts: ``FAULT=trash.after_rename:3:kill`` sends SIGKILL at the third pass, and
-an errno name instead of ``kill`` (``FAULT=trash.before_manifest:1:ENOSPC``) raises that OSError. ``*`` counts
-every point, so that ``FAULT=*:17:kill`` kills at the seventeenth step whichever it is. An armed name that is
-not of this library is left alone: other libraries read the same variable.
+one point before the process starts: ``FAULT=trash.after_rename:3:kill`` sends SIGKILL at the third pass,
+``stop`` freezes the process there until it is told to go on, and an errno name raises that OSError
+(``FAULT=trash.before_manifest:1:ENOSPC``). ``*`` counts every point, so that ``FAULT=*:17:kill`` kills at the
+seventeenth step whichever it is. An armed name that is not of this library is left alone: other libraries
+read the same variable.
 """
 
 import errno
@@ -42,6 +43,8 @@ POINTS = frozenset(
     }
 )
 
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
 
 class Armed:
     """One armed fault and how many passes it still waits for."""
@@ -49,8 +52,8 @@ class Armed:
     def __init__(self, spec: str) -> None:
         name, _, rest = spec.partition(":")
         count, _, action = rest.partition(":")
-        if not count.isdigit() or int(count) < 1 or not (action == "kill" or hasattr(errno, action)):
-            raise ValueError(f"FAULT is name:n:kill or name:n:ERRNO, not {spec!r}")
+        if not count.isdigit() or int(count) < 1 or not (action in _SIGNALS or hasattr(errno, action)):
+            raise ValueError(f"FAULT is name:n:kill, name:n:stop or name:n:ERRNO, not {spec!r}")
         self.name, self.left, self.action = name, int(count), action
 
     def passed(self, name: str) -> None:
@@ -59,8 +62,9 @@ class Armed:
         self.left -= 1
         if self.left:
             return
-        if self.action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.action in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[self.action])
+            return
         number: int = getattr(errno, self.action)
         raise OSError(number, f"{os.strerror(number)} (injected at {name})")
 

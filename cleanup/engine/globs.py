@@ -5,10 +5,12 @@ whatever the locale. Braces are alternatives for `expansions` alone: `is_match` 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-__all__ = ["expansions", "has_magic", "is_match"]
+from cleanup.engine.names import escape
+
+__all__ = ["escaped_regex", "expansions", "has_magic", "is_match"]
 
 _CLASSES = {
     b"alnum": b"0-9A-Za-z", b"alpha": b"A-Za-z", b"blank": b" \\t", b"cntrl": b"\\x00-\\x1f\\x7f",
@@ -16,6 +18,13 @@ _CLASSES = {
     b"space": b" \\t-\\r",     b"upper": b"A-Z", b"xdigit": b"0-9A-Fa-f",
 }  # fmt: skip
 _CLASS = re.compile(rb"\[:([a-z]+):\]")
+
+#: One character of an escaped name that is no slash.
+_ONE = r"\\x[0-9a-f]{2}|[^/\\]"
+#: The same if it stands for one byte for certain.
+_BYTE = r"\\x[0-9a-f]{2}|[^/\\\x80-\U0010ffff]"
+#: Nothing, where a further byte is meant of a character that was counted already.
+_MORE = r"(?<=[^\x00-\x7f])"
 
 
 def has_magic(pattern: bytes) -> bool:
@@ -37,6 +46,41 @@ def _compiled(pattern: bytes) -> "re.Pattern[bytes]":
         out.append(rb"(?!\.)" + piece if is_wild and starts else piece)
         starts = piece == b"/"
     return re.compile(b"".join(out), re.DOTALL)
+
+
+def escaped_regex(pattern: bytes, *, sure: bool = False) -> str:
+    """Translate to a regular expression over paths as `names.escape` writes them.
+
+    It fits whatever `is_match` says of the bytes, and around characters of several bytes a little more; or,
+    where only what is `sure` may fit, a little less.
+    """
+    out, at, starts, literal = [], 0, True, b""
+    while at < len(pattern):
+        piece, end, is_wild = _piece(pattern, at)
+        if not is_wild:
+            literal += pattern[end - 1 : end]
+        else:
+            out += [re.escape(escape(literal)), r"(?!\.)" if starts else "", _over_text(piece, sure)]
+            literal = b""
+        starts, at = not is_wild and pattern[end - 1 : end] == b"/", end
+    return "".join(out) + re.escape(escape(literal))
+
+
+@lru_cache(maxsize=1_024)
+def _over_text(piece: bytes, sure: bool) -> str:
+    """Let a wild piece over bytes stand for the characters of an escaped name."""
+    one = _BYTE if sure else f"{_ONE}|{_MORE}"
+    if piece in (rb"[^/]*", rb"[^/]"):
+        return f"(?:{_ONE})*" if piece.endswith(b"*") else f"(?:{one})"
+    fits = [re.fullmatch(piece, bytes([byte]), re.DOTALL) is not None for byte in range(256)]
+    if all(fits[128:]) or (any(fits[128:]) and not sure):
+        other = _any_of(byte for byte in range(128) if not fits[byte])
+        return f"(?:(?!{other})(?:{_BYTE}))" if sure else f"(?:(?!{other})(?:{_ONE})|{_MORE})"
+    return f"(?:{_any_of(byte for byte in range(256) if fits[byte])})"
+
+
+def _any_of(codes: Iterable[int]) -> str:
+    return "|".join(re.escape(escape(bytes([code]))) for code in codes) or "(?!)"
 
 
 def _piece(pattern: bytes, at: int) -> tuple[bytes, int, bool]:
@@ -98,8 +142,9 @@ def _literal(char: bytes) -> bytes:
 
 def expansions(pattern: bytes) -> Iterator[bytes]:
     """Yield the pattern once for every choice that its braces leave."""
-    opened = pattern.find(b"{")
-    closed = _closing(pattern, opened) if opened >= 0 else -1
+    signs = list(_signs(pattern))
+    opened = next((at for at, char in signs if char == b"{"), -1)
+    closed = _closing(signs, opened) if opened >= 0 else -1
     if closed < 0:
         yield pattern
         return
@@ -108,20 +153,28 @@ def expansions(pattern: bytes) -> Iterator[bytes]:
         yield from expansions(head + choice + tail)
 
 
-def _closing(pattern: bytes, opened: int) -> int:
+def _signs(pattern: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the braces and commas from which no backslash takes the meaning."""
+    for found in re.finditer(rb"\\.|([{},])", pattern, re.DOTALL):
+        if found[1] is not None:
+            yield found.start(), found[1]
+
+
+def _closing(signs: list[tuple[int, bytes]], opened: int) -> int:
     depth = 0
-    for at in range(opened, len(pattern)):
-        depth += {ord("{"): 1, ord("}"): -1}.get(pattern[at], 0)
-        if depth == 0:
-            return at
+    for at, char in signs:
+        if at >= opened:
+            depth += {b"{": 1, b"}": -1}.get(char, 0)
+            if depth == 0:
+                return at
     return -1
 
 
 def _choices(inside: bytes) -> Iterator[bytes]:
     depth, start = 0, 0
-    for at, char in enumerate(inside):
-        depth += {ord("{"): 1, ord("}"): -1}.get(char, 0)
-        if char == ord(",") and depth == 0:
+    for at, char in _signs(inside):
+        depth += {b"{": 1, b"}": -1}.get(char, 0)
+        if char == b"," and depth == 0:
             yield inside[start:at]
             start = at + 1
     yield inside[start:]

@@ -67,7 +67,8 @@ def is_below(path: bytes) -> bool:
     """Whether `path` is a plain relative path: no empty part, no ``.`` or ``..``, no NUL."""
     if not path or b"\0" in path:
         return False
-    return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
+    parts = path.split(b"/")
+    return b"" not in parts and b"." not in parts and b".." not in parts
 
 
 def _bracket(pattern: str, at: int) -> tuple[str, int]:
@@ -157,8 +158,8 @@ def patterns(given: tuple[str, ...], *, subtree: bool = False) -> Patterns:
 
 
 @lru_cache(maxsize=256)
-def task_pattern(source: str) -> re.Pattern[str]:
-    """Compile the regex whose group ``task_id``, or first group, is a task's id.
+def keyed(source: str, field: str, group: str = "key") -> re.Pattern[str]:
+    """Compile a regex whose group `group`, or first group, holds a key; `field` is what complaints call it.
 
     Raises:
         PolicyInvalid: not a regex, or one without a group.
@@ -166,7 +167,24 @@ def task_pattern(source: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(source)
     except (re.error, RecursionError, OverflowError) as error:
-        raise PolicyInvalid(f"task_id_pattern cannot be compiled: {error}") from error
+        raise PolicyInvalid(f"{field} cannot be compiled: {error}") from error
     if not pattern.groups:
-        raise PolicyInvalid("task_id_pattern needs a group that holds the task's id")
+        raise PolicyInvalid(f"{field} needs a group that holds the {group}")
     return pattern
+
+
+def key_in(pattern: re.Pattern[str], text: str, group: str = "key") -> str | None:
+    """Return the key that a `keyed` pattern finds in the escaped path `text`, if any."""
+    match = pattern.search(text)
+    if match is None:
+        return None
+    return match[group] if group in pattern.groupindex else match[1]
+
+
+def task_pattern(source: str) -> re.Pattern[str]:
+    """Compile the regex whose group ``task_id``, or first group, is a task's id.
+
+    Raises:
+        PolicyInvalid: not a regex, or one without a group.
+    """
+    return keyed(source, "task_id_pattern", "task_id")

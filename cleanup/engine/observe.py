@@ -2,17 +2,18 @@
 
 `Directories` opens the parents of paths that come in order, each once. `observe` compares an item with what
 stands under its names and with what the trash holds, which is all that `cleanup.engine.states.recover` needs
-to know after a crash. Nothing is changed here.
+to know after a crash. Nothing is changed here; `make_durable` writes down what others have renamed.
 """
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from cleanup.engine.area import AreaHandle
+from cleanup.engine.kernel import sync_filesystem
 from cleanup.engine.plan import Member, PlanItem
-from cleanup.engine.shelf import DATA, batch_of, batch_path, data_names
+from cleanup.engine.shelf import DATA, batch_of, batch_path, data_names, opened
 from cleanup.engine.states import InTrash, Observation, Source
 
 
@@ -29,6 +30,40 @@ def sentence(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+#: Above this many directories one syncfs is cheaper than an fsync for each.
+_MANY_DIRECTORIES = 16
+
+Visit = Callable[[bytes, int], None]
+
+
+def make_durable(area: AreaHandle, directories: Collection[bytes]) -> None:
+    """Fsync directories in which names came or went.
+
+    Raises:
+        OSError: as fsync(2).
+    """
+    if len(directories) > _MANY_DIRECTORIES:
+        sync_filesystem(area.fd)
+        return
+    for directory in directories:
+        try:
+            with opened(area, directory) as fd:
+                os.fsync(fd)
+        except OSError as error:
+            # Removed or replaced since by its owner, who answers for its durability.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                raise
+
+
+def is_still_there(area: AreaHandle, directory: bytes, fd: int) -> bool:
+    """Whether the path `directory` still leads to what is open as `fd`, and was not moved away meanwhile."""
+    try:
+        with opened(area, directory) as found:
+            return os.path.samestat(os.fstat(found), os.fstat(fd))
+    except OSError:
+        return False
+
+
 class Directories:
     """Opens the parent directories of files that come in the order of their paths, one at a time."""
 
@@ -37,6 +72,9 @@ class Directories:
         self._area = area
         self._path: bytes | None = None
         self._fd = -1
+        #: Called with path and descriptor of each directory after it was opened, and before it is closed.
+        self.on_open: Visit | None = None
+        self.on_leave: Visit | None = None
 
     def __enter__(self) -> "Directories":
         """Return the opener itself."""
@@ -49,21 +87,28 @@ class Directories:
         traceback: TracebackType | None,
     ) -> None:
         """Close the directory that is still open."""
-        self._close()
+        self.leave()
 
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        self._path = None
+    def leave(self) -> None:
+        """Close the directory that is open, if one is."""
+        fd, path, self._fd, self._path = self._fd, self._path, -1, None
+        if fd < 0 or path is None:
+            return
+        try:
+            if self.on_leave is not None:
+                self.on_leave(path, fd)
+        finally:
+            os.close(fd)
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return the open directory of `path`, valid until the next call, and the last name."""
         directory, _, name = path.rpartition(b"/")
         if directory != self._path:
-            self._close()
+            self.leave()
             self._fd = self._area.open(directory)
             self._path = directory
+            if self.on_open is not None:
+                self.on_open(directory, self._fd)
         return self._fd, name
 
     def stat(self, path: bytes) -> os.stat_result | None:

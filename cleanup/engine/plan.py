@@ -1,27 +1,31 @@
 """A plan: exactly which files a run may touch, frozen before anything is touched.
 
-Candidates are judged, held back, verified, and what remains is listed by path with the identity that each
-file had (device, inode, size, time). The plan has a digest over all of it: who approves the digest approves
-these files, and a stored plan that was changed no longer has it. Execution takes a plan and never a rule.
+Candidates are judged, held back, verified, and what remains is listed with the identity that each file had
+(device, inode, size, time): by path, or handed over batch by batch to whoever stores it. The plan has a
+digest over all of it: who approves the digest approves these files, and a stored plan that was changed no
+longer has it. Execution takes a plan and never a rule.
 Brakes are the limits above which a plan waits for a person. Nothing here touches the disk or reads the clock.
 """
 
 import hashlib
 import statistics
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
 
 import msgspec
 
 from cleanup.engine.audit import canonical
 from cleanup.engine.errors import PlanStale, PlanTampered
-from cleanup.engine.names import escape, patterns
-from cleanup.engine.policy import Candidate, Policy, Stat, Verdict, judge, policy_to_json, task_id_of
+from cleanup.engine.groups import Goal, select
+from cleanup.engine.holds import Hold
+from cleanup.engine.items import Member, PlanItem
+from cleanup.engine.names import escape
+from cleanup.engine.packing import Counting, Tally, decode_items, encode_items
+from cleanup.engine.policy import Candidate, Policy, policy_to_json
 from cleanup.engine.reasons import Reason
+from cleanup.engine.sieve import Sieve
 from cleanup.engine.verify import Answer, Checked, Subject
 
 #: A plan is for today: files, and people's minds, change.
@@ -34,41 +38,28 @@ VERIFY_BATCH = 1000
 MIN_HISTORY = 5
 MAX_HISTORY = 30
 
-_DOMAIN = b"xnai.plan.v1\0"
+_DOMAIN = b"xnai.plan.v2\0"
 
+#: Items counted at a time.
+_COUNTED = 1000
 
-class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One file and the identity it had when it was planned."""
-
-    path: bytes  #: relative to the area
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-
-class PlanItem(msgspec.Struct, frozen=True, array_like=True):
-    """One thing to trash: a file, or files that go together."""
-
-    path: bytes  #: of the first member
-    members: tuple[Member, ...]  #: in the order of going
-    bytes: int  #: of all members
-    reason: Reason
-    detail: str = ""
-    task_id: str | None = None
-    evidence: dict[str, str] = {}  #: the verifiers' answers, by name
-
-    @property
-    def shown(self) -> str:
-        """The path as text."""
-        return escape(self.path)
-
-
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody's wish that matching files stay."""
-
-    pattern: str
-    until: datetime | None = None  #: None: until it is released
+__all__ = [
+    "PLAN_LIFE",
+    "Ask",
+    "BrakeHit",
+    "Hold",
+    "Member",
+    "OnKept",
+    "Plan",
+    "PlanItem",
+    "Store",
+    "Tally",
+    "brakes",
+    "build_plan",
+    "decode_items",
+    "digest",
+    "encode_items",
+]
 
 
 class BrakeHit(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,24 +77,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     area_uuid: str
     created_at: datetime
     expires_at: datetime
-    items: tuple[PlanItem, ...]  #: sorted by path
+    items: tuple[PlanItem, ...]  #: sorted by path; empty if they were handed over to be stored
     kept: dict[str, int] = {}  #: how many candidates stay, by reason
+    kept_bytes: dict[str, int] = {}  #: and how many bytes they hold
     errors: tuple[tuple[str, str], ...] = ()  #: (escaped path, sentence) of what could not be judged well
     scanned: int = 0  #: candidates looked at
+    stored: Tally | None = None  #: of items that were handed over
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What the items come to, those that were handed over included."""
+        return self.stored or _count(self.items)
 
     @property
     def files(self) -> int:
         """How many files the plan moves; a result with its metadata counts two."""
-        return sum(len(item.members) for item in self.items)
+        return self.tally.files
 
     @property
     def bytes(self) -> int:
         """How many bytes they hold."""
-        return sum(item.bytes for item in self.items)
+        return self.tally.bytes
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the header and every item, in canonical JSON lines."""
+        """SHA-256 over the header and every item."""
         return digest(self)
 
     def check(self, *, now: datetime, digest: str | None = None) -> None:
@@ -119,109 +117,81 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             raise PlanTampered("the plan is not the one that was approved: its digest differs")
 
 
-def _header(plan: Plan) -> dict[str, Any]:
-    return {
+def _count(items: Sequence[PlanItem]) -> Tally:
+    counting = Counting()
+    for start in range(0, len(items), _COUNTED):
+        counting.add(items[start : start + _COUNTED])
+    return counting.tally()
+
+
+def digest(plan: Plan) -> str:
+    """Return the digest of `plan` as hex: over its header in canonical JSON, the items' own digest in it."""
+    header = {
         "policy": plan.policy_json,
         "area": plan.area_uuid,
         "created_at": plan.created_at.astimezone(UTC).isoformat(),
         "expires_at": plan.expires_at.astimezone(UTC).isoformat(),
-        "items": len(plan.items),
+        **msgspec.structs.asdict(plan.tally),
     }
-
-
-def _line(item: PlanItem) -> dict[str, Any]:
-    members = [[escape(m.path), m.device, m.inode, m.size, m.mtime_ns] for m in item.members]
-    return {
-        "path": escape(item.path),
-        "members": members,
-        "bytes": item.bytes,
-        "reason": str(item.reason),
-        "detail": item.detail,
-        "task_id": item.task_id,
-        "evidence": item.evidence,
-    }
-
-
-def digest(plan: Plan) -> str:
-    """Return the digest of `plan` as hex."""
-    running = hashlib.sha256(_DOMAIN)
-    running.update(canonical(_header(plan)) + b"\n")
-    for item in plan.items:
-        running.update(canonical(_line(item)) + b"\n")
-    return running.hexdigest()
-
-
-_item_encoder = msgspec.msgpack.Encoder()
-_items_decoder = msgspec.msgpack.Decoder(tuple[PlanItem, ...])
-
-
-def encode_items(items: Sequence[PlanItem]) -> bytes:
-    """Pack a batch of items for storage: MessagePack under zlib."""
-    return zlib.compress(_item_encoder.encode(list(items)), 1)
-
-
-def decode_items(data: bytes) -> tuple[PlanItem, ...]:
-    """Unpack what `encode_items` packed.
-
-    Raises:
-        PlanTampered: not such a batch.
-    """
-    try:
-        return _items_decoder.decode(zlib.decompress(data))
-    except (zlib.error, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise PlanTampered(f"a stored batch of the plan cannot be read: {error}") from error
+    return hashlib.sha256(_DOMAIN + canonical(header)).hexdigest()
 
 
 Ask = Callable[[Sequence[Subject]], Sequence[Checked]]
 OnKept = Callable[[bytes, Reason, str], None]
+#: Stores items while they are found, and says what they come to.
+Store = Callable[[Iterable[PlanItem]], Tally]
 
 
 class _Draft:
     """A plan in the making: what goes on one side, what stays and why on the other."""
 
-    def __init__(self, policy: Policy, now: datetime, holds: Sequence[Hold], on_kept: OnKept | None) -> None:
-        self.policy, self.now = policy, now
-        self.holds = patterns(
-            tuple(hold.pattern for hold in holds if hold.until is None or hold.until > now), subtree=True
-        )
+    def __init__(self, policy: Policy, on_kept: OnKept | None) -> None:
+        self.policy = policy
         self.on_kept = on_kept
         self.kept: Counter[str] = Counter()
+        self.kept_bytes: Counter[str] = Counter()
         self.errors: list[tuple[str, str]] = []
         self.scanned = 0
 
-    def keep(self, path: bytes, reason: Reason, detail: str) -> None:
+    def keep(self, path: bytes, reason: Reason, detail: str, size: int) -> None:
         self.kept[str(reason)] += 1
+        self.kept_bytes[str(reason)] += size
         if reason is Reason.BAD_COMPANION:
             self.errors.append((escape(path), detail))
         if self.on_kept is not None:
             self.on_kept(path, reason, detail)
 
-    def judged(self, candidates: Iterable[Candidate]) -> Iterator[PlanItem]:
-        """Yield an item for each candidate that may go as far as rule and holds are concerned."""
+    def count(self, sieve: Sieve) -> None:
+        """Add what the walk has counted without showing it."""
+        if sieve.files:
+            self.scanned += sieve.files
+            self.kept[str(Reason.YOUNGER_THAN_AGE)] += sieve.files
+            self.kept_bytes[str(Reason.YOUNGER_THAN_AGE)] += sieve.bytes
+
+    def counted(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+        """Count the regular files; a walk for bundles also shows what else it met."""
         for candidate in candidates:
-            self.scanned += 1
-            verdict = judge(self.policy, candidate, now=self.now)
-            hold = self._hold(verdict) if verdict.action == "trash" else None
-            if verdict.action == "keep":
-                self.keep(candidate.path, verdict.reason, verdict.detail)
-            elif hold is not None:
-                self.keep(candidate.path, Reason.HELD, hold)
-            else:
-                yield _item(self.policy, candidate, verdict)
+            if candidate.stat.kind == "file":
+                self.scanned += 1
+            yield candidate
 
-    def _hold(self, verdict: Verdict) -> str | None:
-        matches = (self.holds.match(escape(path)) for path in verdict.members)
-        return next((match for match in matches if match is not None), None)
-
-    def verified(self, items: Iterable[PlanItem], ask: Ask, area_uuid: str) -> Iterator[PlanItem]:
-        """Yield the items about which every verifier says PASS, with the evidence."""
+    def verified(self, items: Iterable[PlanItem], ask: Ask, goal: Goal, area: str) -> Iterator[PlanItem]:
+        """Yield the items about which every verifier says PASS, with the evidence, as far as `goal`."""
         for batch in _batches(items, VERIFY_BATCH):
-            subjects = [_subject(item, area_uuid) for item in batch]
-            for item, checked in zip(batch, ask(subjects), strict=True):
-                if checked.answer is Answer.PASS:
-                    yield msgspec.structs.replace(item, evidence=dict(checked.evidence))
+            wanted = [] if goal.reached else batch
+            for item, checked in zip(wanted, ask_about(ask, wanted, area), strict=True):
+                if checked.answer is not Answer.PASS:
+                    self.keep_item(item, _unpassed(checked.answer), _evidence_text(checked))
+                elif goal.reached:
+                    self.keep_item(item, Reason.NOT_NEEDED, "")
                 else:
-                    self.keep(item.path, _unpassed(checked.answer), _evidence_text(checked))
+                    goal.take(item.bytes)
+                    yield msgspec.structs.replace(item, evidence=dict(checked.evidence))
+            for item in batch[len(wanted) :]:
+                self.keep_item(item, Reason.NOT_NEEDED, "")
+
+    def keep_item(self, item: PlanItem, reason: Reason, detail: str) -> None:
+        self.keep(item.path, reason, detail, item.bytes)
 
 
 def _unpassed(answer: Answer) -> Reason:
@@ -232,8 +202,38 @@ def _evidence_text(checked: Checked) -> str:
     return "; ".join(f"{name} {text}" for name, text in checked.evidence.items())
 
 
-def _subject(item: PlanItem, area_uuid: str) -> Subject:
-    return Subject(path=item.shown, task_id=item.task_id, size=item.bytes, area=area_uuid)
+def ask_about(ask: Ask, items: Sequence[PlanItem], area_uuid: str) -> list[Checked]:
+    """Ask about items and return one answer for each: of a bundle every member must pass.
+
+    A result is asked about together with its metadata, as one.
+    """
+    return ask_together(ask, [_subjects(item, area_uuid) for item in items])
+
+
+def ask_together(ask: Ask, bundles: Sequence[Sequence[Subject]]) -> list[Checked]:
+    """Ask about all of `bundles` at once and return for each the answer about its worst member."""
+    subjects = [subject for bundle in bundles for subject in bundle]
+    answers = iter(ask(subjects) if subjects else ())
+    return [_worst([next(answers) for _ in bundle]) for bundle in bundles]
+
+
+def _subjects(item: PlanItem, area: str) -> list[Subject]:
+    if item.reason is Reason.EXPIRED or len(item.members) == 1:
+        newest = max(member.mtime_ns for member in item.members)
+        return [Subject(path=item.shown, task_id=item.task_id, size=item.bytes, area=area, mtime_ns=newest)]
+    return [
+        Subject(path=escape(one.path), task_id=item.task_id, size=one.size, area=area, mtime_ns=one.mtime_ns)
+        for one in item.members
+    ]
+
+
+def _worst(checked: Sequence[Checked]) -> Checked:
+    """Return the answer that decides: FAIL before UNKNOWN before PASS, of several the first."""
+    for answer in (Answer.FAIL, Answer.UNKNOWN):
+        found = next((one for one in checked if one.answer is answer), None)
+        if found is not None:
+            return found
+    return checked[0]
 
 
 def _batches(items: Iterable[PlanItem], size: int) -> Iterator[list[PlanItem]]:
@@ -247,25 +247,6 @@ def _batches(items: Iterable[PlanItem], size: int) -> Iterator[list[PlanItem]]:
         yield batch
 
 
-def _item(policy: Policy, candidate: Candidate, verdict: Verdict) -> PlanItem:
-    stats = {candidate.path: candidate.stat}
-    if candidate.companion is not None:
-        stats[candidate.companion.path] = candidate.companion.stat
-    members = tuple(_member(path, stats[path]) for path in verdict.members)
-    return PlanItem(
-        candidate.path,
-        members,
-        sum(member.size for member in members),
-        verdict.reason,
-        verdict.detail,
-        task_id_of(policy, candidate.path),
-    )
-
-
-def _member(path: bytes, stat: Stat) -> Member:
-    return Member(path, stat.device, stat.inode, stat.size, stat.mtime_ns)
-
-
 def build_plan(
     policy: Policy,
     candidates: Iterable[Candidate],
@@ -276,12 +257,15 @@ def build_plan(
     ask: Ask | None = None,
     on_kept: OnKept | None = None,
     expires_in: timedelta = PLAN_LIFE,
+    store: Store | None = None,
+    needed: int = 0,
+    sieve: Sieve | None = None,
 ) -> Plan:
-    """Judge every candidate and list what may go, sorted by path.
+    """Judge every candidate and list what may go.
 
     Args:
         policy: validated.
-        candidates: read once; only what may go is kept in memory.
+        candidates: read once; what may go is kept in memory, unless there is a `store`.
         now: with a zone; the plan's time, and the time against which everything is judged.
         area_uuid: the area that the candidates are from.
         holds: what must stay although a rule would let it go.
@@ -289,6 +273,11 @@ def build_plan(
             any.
         on_kept: told of each candidate that stays.
         expires_in: how long the plan may be executed.
+        store: is handed what may go, in the order of the candidates and while they are read. That is
+            directory by directory, as the mover wants them; a name that the walk met twice comes twice, and
+            by its second turn the mover finds it gone. Without it the plan holds the items, sorted by path.
+        needed: bytes that the rule ``watermark`` has to free.
+        sieve: what the walk counted with, for the files that are no candidates for that.
 
     Raises:
         PolicyInvalid: the policy cannot be obeyed.
@@ -297,23 +286,32 @@ def build_plan(
     policy.validate()
     if policy.verifiers and ask is None:
         raise ValueError(f"policy {policy.name!r} names verifiers, and nobody asks them")
-    draft = _Draft(policy, now, holds, on_kept)
-    items = draft.judged(candidates)
+    draft = _Draft(policy, on_kept)
+    items = select(policy, draft.counted(candidates), now=now, holds=holds, on_kept=draft.keep, needed=needed)
     if ask is not None and policy.verifiers:
-        items = draft.verified(items, ask, area_uuid)
-    # By path: files of one directory stand together (the mover opens it once), and a name that the walk met
-    # twice because somebody renamed directories meanwhile is planned once.
-    by_path = {item.path: item for item in items}
+        items = draft.verified(items, ask, Goal(policy, needed), area_uuid)
+    listed = _sorted(items) if store is None else ()
+    stored = None if store is None else store(items)
+    if sieve is not None:
+        draft.count(sieve)
     return Plan(
         policy_json=policy_to_json(policy),
         area_uuid=area_uuid,
         created_at=now,
         expires_at=now + expires_in,
-        items=tuple(by_path[path] for path in sorted(by_path)),
+        items=listed,
         kept=dict(sorted(draft.kept.items())),
+        kept_bytes=dict(sorted(draft.kept_bytes.items())),
         errors=tuple(draft.errors),
         scanned=draft.scanned,
+        stored=stored,
     )
+
+
+def _sorted(items: Iterable[PlanItem]) -> tuple[PlanItem, ...]:
+    """Sort by path; a name that the walk met twice, since directories were renamed meanwhile, counts once."""
+    by_path = {item.path: item for item in items}
+    return tuple(by_path[path] for path in sorted(by_path))
 
 
 def brakes(plan: Plan, policy: Policy, *, total_files: int, history: Sequence[int] = ()) -> list[BrakeHit]:
@@ -326,7 +324,7 @@ def brakes(plan: Plan, policy: Policy, *, total_files: int, history: Sequence[in
         history: files trashed by earlier runs of this policy, oldest first.
     """
     unknown = plan.kept.get(Reason.UNVERIFIED, 0)
-    asked = len(plan.items) + unknown + plan.kept.get(Reason.VERIFIER_FAILED, 0)
+    asked = plan.tally.items + unknown + plan.kept.get(Reason.VERIFIER_FAILED, 0)
     measured = [
         ("max_files", policy.max_files, plan.files),
         ("max_bytes", policy.max_bytes, plan.bytes),

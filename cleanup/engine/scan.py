@@ -4,7 +4,8 @@ Directories are opened one at a time from the area's own descriptor, by a call t
 crosses no mount, and listed through their descriptor; so no exchange of directories and links makes the walk
 leave the area, a tree of any depth needs two descriptors, and there is no recursion. Links, sockets, devices,
 FIFOs, mount points, other areas and the engine's own files are never candidates; each is reported with its
-reason. What cannot be read is reported too: it is an outcome, not an exception.
+reason. What cannot be read is reported too: it is an outcome, not an exception. For a policy over bundles all
+of these are yielded instead, each barred, since they keep the bundle in which they stand.
 """
 
 import errno
@@ -14,11 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cleanup.engine.area import MARKER, AreaHandle, Registration, open_area, register_area
+from cleanup.engine.candidates import NOTHING
 from cleanup.engine.expiry import MAX_COMPANION_BYTES, Expiry, companion_name, read_expiry
-from cleanup.engine.kernel import birth_ns
+from cleanup.engine.kernel import DIRECTORY, birth_ns
 from cleanup.engine.names import is_internal
 from cleanup.engine.policy import Candidate, Companion, Kind, Policy, Stat
 from cleanup.engine.reasons import Reason
+from cleanup.engine.sieve import Sieve
+from cleanup.engine.terms import DIRECTORY_LETTERS
 
 __all__ = ["AreaHandle", "Registration", "Skips", "open_area", "register_area", "stat_of", "walk"]
 
@@ -53,23 +57,32 @@ class Skips:
             self.examples.append((path, reason, detail))
 
 
-def walk(area: AreaHandle, *, policy: Policy | None = None, on_skip: OnSkip) -> Iterator[Candidate]:
-    """Yield every regular file below `area`, directory by directory, in the order of the file system.
+def walk(
+    area: AreaHandle, *, policy: Policy | None = None, on_skip: OnSkip, sieve: Sieve | None = None
+) -> Iterator[Candidate]:
+    """Yield every regular file below `area`, in the order of the file system.
+
+    What is below one directory comes together, after what stands right in it.
 
     Args:
         area: open; nothing is changed in it.
         policy: what the candidates are for. It decides what is looked up besides: companions for the rule
-            ``expires_at``, birth times if `age_by` asks for them. No policy: neither.
-        on_skip: called with the path, the reason and a detail for whatever is not a candidate.
+            ``expires_at``, birth times and the stamps of directories if `age_by` asks for them. No policy:
+            none of these.
+        on_skip: called with the path, the reason and a detail for whatever is not a candidate, unless the
+            policy is over bundles.
+        sieve: counts files that plainly stay, which are then no candidates.
     """
     pending = [b""]
-    finder = _Finder(area, policy, on_skip)
+    finder = _Finder(area, policy, on_skip, sieve)
     while pending:
         directory = pending.pop()
         try:
-            fd = area.open(directory)
+            fd = finder.open(directory)
         except OSError as error:
-            on_skip(directory, _OPEN_SKIPS.get(error.errno or 0, Reason.UNREADABLE), _sentence(error))
+            barred = finder.refused(directory, error)
+            if barred is not None:
+                yield barred
             continue
         try:
             yield from finder.list(fd, directory, pending)
@@ -77,36 +90,102 @@ def walk(area: AreaHandle, *, policy: Policy | None = None, on_skip: OnSkip) -> 
             os.close(fd)
 
 
+def find(area: AreaHandle, path: bytes, *, policy: Policy, on_skip: OnSkip) -> Candidate | None:
+    """Return what `walk` would yield for `path`; None if nothing, and `on_skip` is told why if that is known.
+
+    Args:
+        area: open.
+        path: plain, below the area.
+        policy: as for `walk`.
+        on_skip: told of `path`, or of the directory on the way that is not walked.
+    """
+
+    def about(skipped: bytes, reason: Reason, detail: str) -> None:
+        if skipped == path:
+            on_skip(skipped, reason, detail)
+
+    parts, finder = path.split(b"/"), _Finder(area, policy, about)
+    for depth in range(len(parts)):
+        directory = b"/".join(parts[:depth])
+        try:
+            fd = finder.open(directory)
+        except OSError as error:
+            on_skip(directory, _OPEN_SKIPS.get(error.errno or 0, Reason.UNREADABLE), _sentence(error))
+            return None
+        try:
+            if directory and _exists(fd, MARKER):
+                on_skip(directory, Reason.NESTED_AREA, "")
+                return None
+            if depth == len(parts) - 1:
+                return next((one for one in finder.list(fd, directory, []) if one.path == path), None)
+        finally:
+            os.close(fd)
+    return None
+
+
 class _Finder:
     """Turns the entries of one directory after another into candidates."""
 
-    def __init__(self, area: AreaHandle, policy: Policy | None, on_skip: OnSkip) -> None:
-        self.device = area.device
+    def __init__(
+        self, area: AreaHandle, policy: Policy | None, on_skip: OnSkip, sieve: Sieve | None = None
+    ) -> None:
+        self.area, self.device, self.sieve = area, area.device, sieve
         self.on_skip = on_skip
+        age_by = frozenset[str]() if policy is None else policy.age_by
         self.companions = policy is not None and policy.rule == "expires_at"
-        self.births = policy is not None and policy.rule == "age" and "b" in policy.age_by
+        self.births = "b" in age_by
+        self.bundles = policy is not None and policy.unit == "bundle"
+        self.stamps = age_by & DIRECTORY_LETTERS if self.bundles else frozenset[str]()
+
+    def open(self, directory: bytes) -> int:
+        """Open `directory`, without renewing its access time if that is what a policy goes by."""
+        if "A" in self.stamps:
+            try:
+                return self.area.open(directory, DIRECTORY | getattr(os, "O_NOATIME", 0))
+            except PermissionError:
+                pass  # for the owner alone; if the directory cannot be read either, the next call says so
+        return self.area.open(directory)
+
+    def refused(self, path: bytes, error: OSError) -> Candidate | None:
+        """Report what the system would not let us look at."""
+        return self.skipped(path, _OPEN_SKIPS.get(error.errno or 0, Reason.UNREADABLE), _sentence(error))
+
+    def skipped(self, path: bytes, reason: Reason, detail: str = "") -> Candidate | None:
+        """Report what is no candidate; among bundles, return it as one that is barred."""
+        if self.bundles and path:
+            return Candidate(path, NOTHING, None, reason, detail)
+        self.on_skip(path, reason, detail)
+        return None
 
     def list(self, fd: int, directory: bytes, pending: list[bytes]) -> Iterator[Candidate]:
         """Yield the candidates of the open `directory`, and push its subdirectories on `pending`."""
         if directory and _exists(fd, MARKER):
-            self.on_skip(directory, Reason.NESTED_AREA, "")
+            barred = self.skipped(directory, Reason.NESTED_AREA)
+            if barred is not None:
+                yield barred
             return
+        if self.stamps and directory:
+            birth = birth_ns(fd, b".") if "B" in self.stamps else None
+            yield Candidate(directory, stat_of(os.fstat(fd), birth))
         prefix = directory + b"/" if directory else b""
         try:
             with os.scandir(fd) as entries:
-                for entry in entries:
+                for entry in entries if self.sieve is None else self.sieve.rest(entries, self.device):
                     # scandir gives text for a descriptor; these are the very bytes of the name.
                     name = os.fsencode(entry.name)
                     if is_internal(name):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
+                        if self.bundles and directory:
+                            yield Candidate(prefix + name, NOTHING, None, Reason.INTERNAL)
+                    elif entry.is_dir(follow_symlinks=False):
                         pending.append(prefix + name)
                     else:
                         candidate = self._candidate(fd, prefix, name, entry)
                         if candidate is not None:
                             yield candidate
         except OSError as error:
-            self.on_skip(directory, Reason.UNREADABLE, _sentence(error))
+            barred = self.skipped(directory, Reason.UNREADABLE, _sentence(error))
+            if barred is not None:
+                yield barred
 
     def _candidate(self, fd: int, prefix: bytes, name: bytes, entry: "os.DirEntry[str]") -> Candidate | None:
         """Return what `entry` is as a candidate, or report why it is none."""
@@ -114,14 +193,11 @@ class _Finder:
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError as error:
-            self.on_skip(path, _OPEN_SKIPS.get(error.errno or 0, Reason.UNREADABLE), _sentence(error))
-            return None
+            return self.refused(path, error)
         if not stat.S_ISREG(found.st_mode):
-            self.on_skip(path, Reason.SYMLINK if stat.S_ISLNK(found.st_mode) else Reason.SPECIAL, "")
-            return None
+            return self.skipped(path, Reason.SYMLINK if stat.S_ISLNK(found.st_mode) else Reason.SPECIAL)
         if found.st_dev != self.device:
-            self.on_skip(path, Reason.MOUNT_POINT, "")
-            return None
+            return self.skipped(path, Reason.MOUNT_POINT)
         birth = birth_ns(fd, name) if self.births else None
         companion = self._companion(fd, prefix, name) if self.companions else None
         return Candidate(path, stat_of(found, birth), companion)
@@ -135,16 +211,13 @@ class _Finder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return Companion(prefix + companion, _NOTHING, None, _sentence(error))
+            return Companion(prefix + companion, NOTHING, None, _sentence(error))
         if found.kind != "file":
             return Companion(prefix + companion, found, None, "not a regular file")
         # What is read must be what was looked at; a metadata file replaced in between is bad until the next
         # scan.
         expiry = _read_companion(fd, companion, found)
         return Companion(prefix + companion, found, expiry.expires_at, expiry.error)
-
-
-_NOTHING = Stat("other", 0, 0, 0, 0, 0, 0, 0, None, 0, 0, 0)
 
 
 def _read_companion(dir_fd: int, name: bytes, expected: Stat) -> Expiry:

@@ -40,6 +40,9 @@ BALLAST = b".ballast"
 #: files and more.
 BALLAST_BYTES = 1024 * 1024
 
+#: Of a directory that has to be made again and whose mode the manifest does not say.
+DIRECTORY_MODE = 0o755
+
 _ID = re.compile(r"([0-9]{8})/([0-9a-f]{32})/(0|[1-9][0-9]{0,8})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -116,6 +119,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     trashed_at_us: int
     purge_after_us: int
     items: tuple[ManifestItem, ...]
+    #: The modes of the directories on the way to the items, by escaped path, where not `DIRECTORY_MODE`.
+    directories: dict[str, int] = {}
 
     @property
     def trashed_at(self) -> datetime:
@@ -312,10 +317,17 @@ def locate(area: AreaHandle, trash_id: str) -> ManifestItem | None:
     Raises:
         ManifestInvalid: not a trash id, or its manifest cannot be read.
     """
-    batch = batch_of(trash_id)
-    if not _is_there(area, batch_path(batch, MANIFEST)):
-        return None
-    return read_manifest(area, batch).item(trash_id)
+    manifest = read_if_there(area, batch_of(trash_id))
+    return None if manifest is None else manifest.item(trash_id)
+
+
+def read_if_there(area: AreaHandle, batch: str) -> Manifest | None:
+    """Read the manifest of a batch; None if there is none.
+
+    Raises:
+        ManifestInvalid: there is one that cannot be read.
+    """
+    return read_manifest(area, batch) if _is_there(area, batch_path(batch, MANIFEST)) else None
 
 
 def _is_there(area: AreaHandle, path: bytes) -> bool:
@@ -386,6 +398,25 @@ def tidy(area: AreaHandle, batch: str) -> bool:
         _rmdir(trash_fd, day)
         set_ballast(trash_fd)
     return gone
+
+
+def files_in(area: AreaHandle, batch: str) -> frozenset[str]:
+    """Return the names of what lies in a batch; none if there is no such batch."""
+    return frozenset(_list(area, batch_path(batch, DATA)))
+
+
+def is_empty(area: AreaHandle) -> bool:
+    """Whether no file lies in any batch of the trash."""
+    return not any(files_in(area, batch) for batch in batches(area))
+
+
+def clear_trash(area: AreaHandle) -> bool:
+    """Remove an empty trash, its ballast included; return whether it is gone. The caller holds the lock."""
+    for batch in list(batches(area)):
+        if not tidy(area, batch):
+            return False
+    drop_ballast(area)
+    return _rmdir(area.fd, TRASH)
 
 
 def _rmdir(dir_fd: int, name: bytes) -> bool:

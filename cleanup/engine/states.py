@@ -6,7 +6,7 @@ what `cleanup.engine.trash.observe` saw, and says how to go on; it is total: eve
 and any that ought to be impossible is answered by ERROR, which touches nothing.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -35,11 +35,9 @@ _S = ItemState
 #: From each state, where a row may go next.
 TRANSITIONS: dict[ItemState, frozenset[ItemState]] = {
     _S.PLANNED: frozenset({_S.INTENT, _S.SKIPPED, _S.HELD, _S.CHANGED, _S.VANISHED, _S.ERROR}),
-    _S.INTENT: frozenset(
-        {_S.TRASHED, _S.PLANNED, _S.SKIPPED, _S.HELD, _S.CHANGED, _S.VANISHED, _S.LOST, _S.ERROR}
-    ),
+    _S.INTENT: frozenset({_S.TRASHED, _S.PLANNED, _S.SKIPPED, _S.HELD, _S.CHANGED, _S.VANISHED, _S.ERROR}),
     _S.TRASHED: frozenset({_S.PURGE_INTENT, _S.RESTORING, _S.LOST, _S.ERROR}),
-    _S.PURGE_INTENT: frozenset({_S.PURGED, _S.TRASHED, _S.LOST, _S.ERROR}),
+    _S.PURGE_INTENT: frozenset({_S.PURGED, _S.LOST, _S.ERROR}),
     _S.RESTORING: frozenset({_S.RESTORED, _S.TRASHED, _S.LOST, _S.ERROR}),
     # Found again: somebody put it back into the trash, or a snapshot was mounted.
     _S.LOST: frozenset({_S.TRASHED, _S.ERROR}),
@@ -60,8 +58,15 @@ def can_move(old: ItemState, new: ItemState) -> bool:
 
 
 def purge_after(now: datetime, grace_period: timedelta, *, promised: datetime | None = None) -> datetime:
-    """Return when a file may be purged; a grace that was promised before is never shortened."""
-    due = now + grace_period
+    """Return when a file may be purged, in UTC; a grace that was promised before is never shortened.
+
+    Raises:
+        ValueError: `now` has no zone.
+    """
+    if now.tzinfo is None:
+        raise ValueError("now needs a time zone")
+    # In a zone with summer time a day may have 23 hours: seven days are counted as 168 hours all the same.
+    due = now.astimezone(UTC) + grace_period
     return due if promised is None else max(due, promised)
 
 
@@ -117,7 +122,7 @@ def recover(state: ItemState | None, seen: Observation) -> Decision:
     if state is ItemState.INTENT:
         return _INTENT[seen.trash][seen.source]
     if state is ItemState.RESTORING:
-        return _recover_restoring(seen)
+        return _RESTORING[seen.trash][seen.source]
     if state in _BY_TRASH:
         return _BY_TRASH[state][seen.trash]
     return Decision.NOTHING if seen.trash is InTrash.NO else Decision.ERROR
@@ -151,6 +156,18 @@ _INTENT: dict[InTrash, dict[Source, Decision]] = {
     InTrash.OTHER: dict.fromkeys(Source, _D.RETRY),  # the crash came before putting back
 }
 
+_RESTORING: dict[InTrash, dict[Source, Decision]] = {
+    InTrash.NO: {
+        Source.SAME: _D.RESTORED,
+        Source.PART: _D.ERROR,  # a part came back, and is gone again
+        Source.OTHER: _D.LOST,
+        Source.GONE: _D.LOST,
+    },
+    InTrash.WHOLE: dict.fromkeys(Source, _D.RESTORE_ON),
+    InTrash.PART: dict.fromkeys(Source, _D.RESTORE_ON),
+    InTrash.OTHER: dict.fromkeys(Source, _D.ERROR),
+}
+
 _BY_TRASH: dict[ItemState, dict[InTrash, Decision]] = {
     _S.TRASHED: {
         InTrash.WHOLE: _D.NOTHING,
@@ -172,13 +189,3 @@ _BY_TRASH: dict[ItemState, dict[InTrash, Decision]] = {
     },
     _S.ERROR: dict.fromkeys(InTrash, _D.NOTHING),
 }
-
-
-def _recover_restoring(seen: Observation) -> Decision:
-    if seen.trash is InTrash.OTHER:
-        return Decision.ERROR
-    if seen.trash is not InTrash.NO:
-        return Decision.RESTORE_ON
-    if seen.source is Source.SAME:
-        return Decision.RESTORED
-    return Decision.ERROR if seen.source is Source.PART else Decision.LOST

@@ -19,7 +19,7 @@ import msgspec
 
 from cleanup.engine.globs import expansions, has_magic, is_match
 from cleanup.engine.kernel import Look, look
-from cleanup.engine.tmpfiles import AGING_TYPES, DIRECTORY_STAMPS, FILE_STAMPS, Line
+from cleanup.engine.tmpfiles import AGING_TYPES, DIRECTORY_STAMPS, FILE_STAMPS, Line, age_in_force
 
 __all__ = ["Event", "Sweep"]
 
@@ -76,7 +76,11 @@ class Sweep:
                     self._clean_below(path, line, self.now_ns - age)
 
     def remove(self) -> None:
-        """Remove what lines of the types r, R and D name, whatever its age."""
+        """Remove what lines of the types r, R and D name, whatever its age.
+
+        As newer versions of systemd do (252 does not yet), it spares what has a line of its own, sticky files
+        and what somebody holds a lock on.
+        """
         for line in self._in_order(line for line in self._lines if line.type in "rRD"):
             for path in self._instances(line):
                 if line.type == "r":
@@ -90,18 +94,8 @@ class Sweep:
 
     def _age_of(self, line: Line) -> int | None:
         """Return the age of a line in nanoseconds; None: it cleans nothing."""
-        age = line.age
-        if line.type == "X" and (parent := self._parent_of_exception(line)) is not None and parent.age:
-            age = parent.age
+        age = age_in_force(line, self._lines)
         return None if age is None or age.after is None else age.after // _US * 1_000
-
-    def _parent_of_exception(self, line: Line) -> Line | None:
-        """Return the directory line from which an `X` line has its age."""
-        found: Line | None = None
-        for other in self._lines:
-            if other.type in "dDvqQ" and _is_nearer(line.path, other.path, found):
-                found = other
-        return found
 
     def _instances(self, line: Line) -> list[bytes]:
         # An `x` with an age cleans below its path if that is no pattern: systemd 252 does it so, 257 would
@@ -321,20 +315,6 @@ class _Tree:
 
     def _say(self, action: str, path: bytes, why: str) -> None:
         self.sweep.on_event(Event(action, path, why))
-
-
-def _is_nearer(path: bytes, directory: bytes, former: Line | None) -> bool:
-    """Whether an exception for `path` has its age rather from the line of `directory` than from `former`."""
-    if directory == path:
-        return True
-    if former is None:
-        return _is_below(path, directory)
-    return _is_below(directory, former.path) and is_match(path, directory)
-
-
-def _is_below(path: bytes, directory: bytes) -> bool:
-    """Whether `path` is `directory` or lies below it."""
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 def _names(fd: int) -> list[bytes]:

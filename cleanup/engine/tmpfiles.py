@@ -9,13 +9,14 @@ count. Nothing here touches a disk: specifiers and the ids of users come from th
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 import msgspec
 
 from cleanup.engine.ages import parse_age
 from cleanup.engine.errors import PolicyInvalid
+from cleanup.engine.globs import is_match
 
 __all__ = ["Config", "Line", "Trouble", "read"]
 
@@ -84,6 +85,7 @@ class Trouble(msgspec.Struct, frozen=True):
     number: int
     text: str  #: the line, as far as it is text
     why: str
+    is_wrong: bool = True  #: False: nothing is wrong with it, it only does not count here and now
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -95,6 +97,10 @@ class Config(msgspec.Struct, frozen=True):
 
 class _Unreadable(Exception):
     """A line breaks the rules; the text says how."""
+
+
+class _OnlyAtBoot(_Unreadable):
+    """A line that counts at another moment."""
 
 
 def read(
@@ -146,7 +152,8 @@ class _Reader:
             line = self._line(number, raw)
             self._check_duplicate(line)
         except (_Unreadable, PolicyInvalid) as error:
-            self.troubles.append(Trouble(number, raw.decode("utf-8", "backslashreplace"), str(error)))
+            text, is_wrong = raw.decode("utf-8", "backslashreplace"), not isinstance(error, _OnlyAtBoot)
+            self.troubles.append(Trouble(number, text, str(error), is_wrong))
             return
         self._by_path.setdefault((line.is_glob, line.path), []).append(line)
         self.lines.append(line)
@@ -165,7 +172,7 @@ class _Reader:
         kind, path, mode, user, group, age = [*words, b"", b"", b"", b""][:6]
         letter, modifiers = _type(kind)
         if "!" in modifiers and not self.boot:
-            raise _Unreadable("it counts only while the system starts")
+            raise _OnlyAtBoot("it counts only while the system starts")
         if letter in _NEEDS_ARGUMENT and argument in (b"", b"-"):
             raise _Unreadable(f"type {letter} needs an argument")
         self._check_owner("user", _given(user), self.user_id)
@@ -327,3 +334,27 @@ def aging_lines(config: Config) -> Iterator[Line]:
     for line in config.lines:
         if line.age is not None and line.age.after is not None and line.type in AGING_TYPES:
             yield line
+
+
+def age_in_force(line: Line, lines: Sequence[Line]) -> Age | None:
+    """Return the age by which a line cleans: an `X` has that of a directory above it, if there is one."""
+    parent: Line | None = None
+    if line.type == "X":
+        for other in lines:
+            if other.type in "dDvqQ" and _is_nearer(line.path, other.path, parent):
+                parent = other
+    return parent.age if parent is not None and parent.age is not None else line.age
+
+
+def _is_nearer(path: bytes, directory: bytes, former: Line | None) -> bool:
+    """Whether an exception for `path` has its age rather from the line of `directory` than from `former`."""
+    if directory == path:
+        return True
+    if former is None:
+        return _is_below(path, directory)
+    return _is_below(directory, former.path) and is_match(path, directory)
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    """Whether `path` is `directory` or lies below it."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")

@@ -6,31 +6,37 @@
 
 No check before a rename can close the window between the two, so the check that counts comes after it:
 whatever arrived with another inode, size, time, owner or mode is put back under its name, never over another
-file. All names are relative to open directories. `move` may be called again after a crash and goes on where
+file; and so is what came from a directory that was moved away under our hands. All names are relative to open
+directories. `move` may be called again after a crash and goes on where
 it stopped. The caller holds `AreaHandle.lock` around all of it. Looking, restoring and purging have files of
 their own and are at hand here too.
 """
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import TrashConflict
 from cleanup.engine.faults import crash_point
-from cleanup.engine.kernel import rename_new, sync_filesystem
-from cleanup.engine.names import escape, unescape
-from cleanup.engine.observe import Directories, name_stat, observe, observe_all, sentence
+from cleanup.engine.mover import Moved, Mover, Probe, gone
+from cleanup.engine.names import escape
+from cleanup.engine.observe import (
+    Directories,
+    make_durable,
+    observe,
+    observe_all,
+    sentence,
+)
 from cleanup.engine.plan import Member, PlanItem
 from cleanup.engine.purge import Purged, purge, purge_batch
-from cleanup.engine.restore import Restored, restore
+from cleanup.engine.restore import Restored, restore, restore_batch
 from cleanup.engine.shelf import (
     DATA,
+    DIRECTORY_MODE,
     Header,
     Manifest,
     ManifestItem,
@@ -67,25 +73,11 @@ __all__ = [
     "purge_batch",
     "reopen",
     "restore",
+    "restore_batch",
     "scan_trash",
     "tidy",
     "trash_ids",
 ]
-
-Outcome = Literal["trashed", "changed", "vanished", "locked", "error"]
-
-#: Above this many source directories one syncfs is cheaper than an fsync for each.
-_MANY_DIRECTORIES = 16
-
-_LOCK_PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """What became of one item."""
-
-    trash_id: str
-    outcome: Outcome
-    detail: str = ""
 
 
 class PreparedBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,12 +110,14 @@ def prepare(
     name = _one_batch(ids, len(batch))
     items: dict[str, ManifestItem] = {}
     refused: dict[str, Moved] = {}
+    modes: dict[bytes, int] = {}
     with Directories(area) as directories:
+        directories.on_open = lambda path, fd: modes.update({path: stat.S_IMODE(os.fstat(fd).st_mode)})
         for trash_id, item in zip(ids, batch, strict=True):
             _look(directories, trash_id, item, items, refused)
     prepared = PreparedBatch(batch=name, ids=tuple(ids), items=items, refused=refused)
     if items:
-        _shelve(area, _manifest(area, prepared, header))
+        _shelve(area, _manifest(area, prepared, header, _directory_modes(area, modes)))
     crash_point("trash.after_prepare")
     return prepared
 
@@ -151,7 +145,7 @@ def _look(
     members = []
     for member, name, seen in zip(item.members, data_names(trash_id, len(found)), found, strict=True):
         if seen is None or not _is_planned(member, seen):
-            refused[trash_id] = _gone(trash_id, item.path, member.path, vanished=seen is None)
+            refused[trash_id] = gone(trash_id, item.path, member.path, vanished=seen is None)
             return
         members.append(_manifest_member(member, name, seen))
     items[trash_id] = ManifestItem(
@@ -173,13 +167,6 @@ def _is_planned(member: Member, found: os.stat_result) -> bool:
     )
 
 
-def _gone(trash_id: str, item: bytes, member: bytes, *, vanished: bool) -> Moved:
-    """Say that a member is not there, or not the same; a bundle that lost its second member has changed."""
-    if vanished and member == item:
-        return Moved(trash_id, "vanished")
-    return Moved(trash_id, "changed", f"{escape(member)} {'vanished' if vanished else 'is another file'}")
-
-
 def _manifest_member(member: Member, name: bytes, found: os.stat_result) -> ManifestMember:
     return ManifestMember(
         path=escape(member.path),
@@ -195,7 +182,24 @@ def _manifest_member(member: Member, name: bytes, found: os.stat_result) -> Mani
     )
 
 
-def _manifest(area: AreaHandle, prepared: PreparedBatch, header: Header) -> Manifest:
+def _directory_modes(area: AreaHandle, seen: dict[bytes, int]) -> dict[str, int]:
+    """Return the modes of the directories in `seen`, and of those above them, as a manifest holds them."""
+    modes = dict(seen)
+    for path in seen:
+        while path := path.rpartition(b"/")[0]:
+            if path in modes:
+                break
+            try:
+                with opened(area, path) as fd:
+                    modes[path] = stat.S_IMODE(os.fstat(fd).st_mode)
+            except OSError:
+                break  # moved away meanwhile; its files are found to have vanished
+    return {escape(path): mode for path, mode in modes.items() if path and mode != DIRECTORY_MODE}
+
+
+def _manifest(
+    area: AreaHandle, prepared: PreparedBatch, header: Header, directories: dict[str, int]
+) -> Manifest:
     return Manifest(
         version=1,
         area=area.uuid,
@@ -206,6 +210,7 @@ def _manifest(area: AreaHandle, prepared: PreparedBatch, header: Header) -> Mani
         trashed_at_us=header_us(header.trashed_at),
         purge_after_us=header_us(header.purge_after),
         items=tuple(prepared.items.values()),
+        directories=directories,
     )
 
 
@@ -243,20 +248,23 @@ def reopen(area: AreaHandle, batch: str) -> PreparedBatch:
     return PreparedBatch(batch=batch, ids=tuple(items), items=items, refused={}, resumed=True)
 
 
-def move(area: AreaHandle, prepared: PreparedBatch, *, respect_locks: bool = True) -> list[Moved]:
+def move(
+    area: AreaHandle, prepared: PreparedBatch, *, respect_locks: bool = True, skip_in_use: bool = False
+) -> list[Moved]:
     """Move a prepared batch into the trash; everything is on disk when this returns.
 
     Per item, and never an exception for one file's trouble: ``trashed``; ``changed`` or ``vanished`` since
-    the plan; ``locked`` by another process's flock; ``error`` with the system's word for it. Only ``trashed``
-    items are in the trash, but for one case: when a file arrived that was not the planned one and its name
-    was taken again meanwhile, it stays in the trash, the outcome is ``error``, and `restore` brings it back
-    under another name.
+    the plan; ``locked`` by another process's flock; ``in_use`` if asked for; ``error`` with the system's word
+    for it. Only ``trashed`` items are in the trash, but for one case: when a file arrived that was not the
+    planned one and its name was taken again meanwhile, it stays in the trash, the outcome is ``error``, and
+    `restore` brings it back under another name.
 
     Args:
         area: open, its lock held.
         prepared: from `prepare`, or from `reopen` after a crash.
         respect_locks: leave files on which somebody holds an flock. Files that we may not open are not
             probed.
+        skip_in_use: leave files that somebody has open or mapped, and those of which we may not ask.
 
     Raises:
         OSError: what was done could not be made durable.
@@ -264,138 +272,17 @@ def move(area: AreaHandle, prepared: PreparedBatch, *, respect_locks: bool = Tru
     done = dict(prepared.refused)
     if prepared.items:
         with opened(area, batch_path(prepared.batch, DATA)) as data_fd, Directories(area) as directories:
-            mover = _Mover(directories, data_fd, locks=respect_locks, resumed=prepared.resumed)
+            probe = Probe(locks=respect_locks, use=skip_in_use)
+            mover = Mover(area, directories, data_fd, probe=probe, resumed=prepared.resumed)
             for trash_id, item in prepared.items.items():
                 done[trash_id] = mover.move(item)
+            directories.leave()
+            for trash_id, item in prepared.items.items():
+                done[trash_id] = mover.checked(item, done[trash_id])
             crash_point("trash.before_fsync")
             os.fsync(data_fd)
-        _sync_sources(area, mover.touched)
+        make_durable(area, mover.touched)
         crash_point("trash.after_fsync")
         if not any(moved.outcome == "trashed" for moved in done.values()):
             tidy(area, prepared.batch)
     return [done[trash_id] for trash_id in prepared.ids]
-
-
-def _sync_sources(area: AreaHandle, directories: set[bytes]) -> None:
-    if len(directories) > _MANY_DIRECTORIES:
-        sync_filesystem(area.fd)
-        return
-    for directory in directories:
-        try:
-            with opened(area, directory) as fd:
-                os.fsync(fd)
-        except OSError as error:
-            # Removed or replaced since by its owner, who answers for its durability.
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-                raise
-
-
-class _Blocked(Exception):
-    """An item cannot be moved, or not be kept in the trash; carries the outcome."""
-
-    def __init__(self, outcome: Outcome, detail: str = "") -> None:
-        super().__init__(outcome, detail)
-        self.outcome: Outcome = outcome
-        self.detail = detail
-
-
-class _Mover:
-    """Moves the items of one batch, one after the other."""
-
-    def __init__(self, directories: Directories, data_fd: int, *, locks: bool, resumed: bool) -> None:
-        self.directories, self.data_fd = directories, data_fd
-        self.locks, self.resumed = locks, resumed
-        self.touched: set[bytes] = set()
-
-    def move(self, item: ManifestItem) -> Moved:
-        """Move all members, or none."""
-        arrived: list[ManifestMember] = []
-        try:
-            waiting = self._waiting(item, arrived)
-            for member in waiting:
-                self._check(item, member)
-            for member in waiting:
-                self._rename(member, arrived)
-        except _Blocked as blocked:
-            return self._undo(item, arrived, blocked.outcome, blocked.detail)
-        except FileNotFoundError:
-            return self._undo(item, arrived, "vanished" if not arrived else "changed", "")
-        except OSError as error:
-            return self._undo(item, arrived, "error", sentence(error))
-        return Moved(item.id, "trashed")
-
-    def _waiting(self, item: ManifestItem, arrived: list[ManifestMember]) -> list[ManifestMember]:
-        """Return the members that are still to be moved; the others, after a crash, have arrived."""
-        if not self.resumed:
-            return list(item.members)
-        found = {member.data: name_stat(self.data_fd, member.data.encode()) for member in item.members}
-        arrived.extend(member for member in item.members if found[member.data] is not None)
-        for member in arrived:
-            self._accept(member)
-        return [member for member in item.members if found[member.data] is None]
-
-    def _check(self, item: ManifestItem, member: ManifestMember) -> None:
-        """Leave alone what is plainly not the planned file, without moving it to and fro."""
-        path = unescape(member.path)
-        found = self.directories.stat(path)
-        if found is None or not (member.is_same(found) and found.st_dev == member.device):
-            gone = _gone(item.id, unescape(item.members[0].path), path, vanished=found is None)
-            raise _Blocked(gone.outcome, gone.detail)
-        if self.locks and self._is_locked(path):
-            raise _Blocked("locked", escape(path))
-
-    def _is_locked(self, path: bytes) -> bool:
-        dir_fd, name = self.directories.parent(path)
-        try:
-            fd = _open_probe(dir_fd, name)
-        except OSError:
-            return False  # not ours to open: then not ours to lock, and the lock of others cannot be seen
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
-
-    def _rename(self, member: ManifestMember, arrived: list[ManifestMember]) -> None:
-        path = unescape(member.path)
-        dir_fd, name = self.directories.parent(path)
-        crash_point("trash.before_rename")
-        rename_new(dir_fd, name, self.data_fd, member.data.encode())
-        arrived.append(member)
-        self.touched.add(path.rpartition(b"/")[0])
-        crash_point("trash.after_rename")
-        self._accept(member)
-
-    def _accept(self, member: ManifestMember) -> None:
-        """Look at what arrived: only now can nobody exchange it any more."""
-        if not member.is_same(os.stat(member.data, dir_fd=self.data_fd, follow_symlinks=False)):
-            raise _Blocked("changed", f"{member.path} was replaced or written to while it was moved")
-
-    def _undo(
-        self, item: ManifestItem, arrived: list[ManifestMember], outcome: Outcome, detail: str
-    ) -> Moved:
-        """Put back whatever arrived, the last first, and report `outcome`."""
-        stuck = []
-        for member in reversed(arrived):
-            path = unescape(member.path)
-            try:
-                dir_fd, name = self.directories.parent(path)
-                crash_point("trash.before_put_back")
-                rename_new(self.data_fd, member.data.encode(), dir_fd, name)
-                self.touched.add(path.rpartition(b"/")[0])
-                crash_point("trash.after_put_back")
-            except OSError as error:
-                stuck.append(f"{member.path} stays in the trash: {sentence(error)}")
-        if stuck:
-            return Moved(item.id, "error", "; ".join([detail or outcome, *stuck]))
-        return Moved(item.id, outcome, detail)
-
-
-def _open_probe(dir_fd: int, name: bytes) -> int:
-    try:
-        return os.open(name, _LOCK_PROBE, dir_fd=dir_fd)
-    except PermissionError:
-        # O_NOATIME is for the owner alone.
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from cleanup.engine.errors import PolicyInvalid
 from cleanup.engine.policy import parse_age
-from cleanup.models import Mode, Rule
+from cleanup.models import CatchUp, Mode, OrderBy, Rule, Unit
 
 
 def age(text: str) -> timedelta:
@@ -28,6 +30,26 @@ def moment(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def past(text: str) -> datetime:
+    """An ISO 8601 time, in UTC if it names no zone, or an age before now."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC) - age(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def lookups(text: str) -> dict[str, Any]:
+    """Field lookups, as a JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentTypeError(f"{text!r} is not JSON") from error
+    if not isinstance(found, dict):
+        raise ArgumentTypeError(f"{text!r} is not a JSON object")
+    return found
+
+
 def count(text: str) -> int:
     """A whole number that is not negative."""
     if not text.isdecimal() or len(text) > 18:
@@ -44,7 +66,12 @@ def declare(parser: ArgumentParser) -> None:
     _trash(verbs)
     _holds(verbs)
     _verb(verbs, "report", "what is where: areas, trash, runs, totals")
+    _explain(verbs)
     _audit(_group(verbs, "audit", "who did what"))
+    _orphans(verbs)
+    _bench(verbs)
+    _systemd(verbs)
+    _daemon(verbs)
     _verb(verbs, "tick", "do what is due, here and now, for those without a worker", dry_run=True)
 
 
@@ -67,28 +94,62 @@ def _areas(what: Any) -> None:
     add.add_argument("path")
     add.add_argument("--protected", action="store_true", help="two persons approve what is above a brake")
     _verb(what, "list", "all areas")
+    for name, text in (
+        ("enable", "let policies act in an area again"),
+        ("disable", "nothing is trashed there or purged by time; everything can be restored"),
+        ("remove", "let go a disabled area whose trash is empty; no file goes"),
+    ):
+        _verb(what, name, text, dry_run=True).add_argument("name")
+    marks = _verb(what, "marks", "set the watermarks of an area", dry_run=True)
+    marks.add_argument("name")
+    marks.add_argument("high", type=count, metavar="HIGH", help="percent of its disk: above it it is cleared")
+    marks.add_argument("low", type=count, metavar="LOW", help="percent of its disk: down to here")
+    move = _verb(what, "move", "say that an area's directory is elsewhere now", dry_run=True)
+    move.add_argument("name")
+    move.add_argument("path")
 
 
 def _policies(what: Any) -> None:
     add = _verb(what, "add", "make a policy; it reports until its mode is enforce", dry_run=True)
     add.add_argument("name")
-    add.add_argument("--area", required=True)
+    add.add_argument("--area", help="required but for rule rows")
     add.add_argument("--rule", choices=Rule.values, default=Rule.AGE)
     add.add_argument("--age", default="", metavar="AGE", help="such as 2d or 1h30m")
-    add.add_argument("--age-by", default="m", metavar="abcm", help="which time stamps must all be older")
+    add.add_argument(
+        "--age-by", default="m", metavar="abcm", help="which time stamps must all be older; ABCM: of bundles"
+    )
     add.add_argument("--grace", type=age, dest="grace_period", metavar="AGE", help="in the trash; default 7d")
-    add.add_argument("--interval", type=age, metavar="AGE", help="between two runs; default 6h")
+    add.add_argument("--schedule", metavar="TEXT", help="such as 6h, or '30 2 * * *'; default 6h")
+    add.add_argument("--catch-up", choices=CatchUp.values, help="with runs that were missed; default once")
     add.add_argument("--mode", choices=Mode.values, default=Mode.REPORT)
     add.add_argument("--include", action="append", default=[], metavar="GLOB")
     add.add_argument("--exclude", action="append", default=[], metavar="GLOB")
     add.add_argument("--verifier", action="append", default=[], metavar="SPEC", help="such as redis_task")
     add.add_argument("--task-id-pattern", default="", metavar="REGEX", help="where a path names its task")
-    for name in ("max-files", "max-bytes", "max-percent"):
+    add.add_argument("--skip-in-use", action="store_true", help="leave files that are open somewhere")
+    brakes = ("max-files", "max-bytes", "max-percent", "max-median-factor")
+    for name in brakes:
         add.add_argument(f"--{name}", type=count, metavar="N", help="above it a person must approve")
+    add.add_argument("--max-unknown-percent", type=count, metavar="N", help="above it a run is refused")
+    _rule_fields(add)
     _verb(what, "list", "all policies")
+    _verb(what, "verifiers", "whom a policy can ask before a file goes, with all options")
     mode = _verb(what, "mode", "turn a policy off, to report or to enforce", dry_run=True)
     mode.add_argument("name")
     mode.add_argument("mode", choices=Mode.values)
+
+
+def _rule_fields(add: ArgumentParser) -> None:
+    """What only some rules look at."""
+    add.add_argument("--unit", choices=Unit.values, help="what goes or stays as a whole; default file")
+    add.add_argument("--bundle-pattern", metavar="REGEX", help="its group key makes the bundles")
+    add.add_argument("--keep", type=count, metavar="N", help="keep_newest: how many of each group stay")
+    add.add_argument("--group-pattern", metavar="REGEX", help="keep_newest: its group key makes the groups")
+    add.add_argument("--order-by", choices=OrderBy.values, help="watermark: what goes first; default age")
+    add.add_argument("--floor", type=age, metavar="AGE", help="in the trash even when the disk is full")
+    add.add_argument("--model", metavar="APP.MODEL", help="rows: of a soft-delete model")
+    add.add_argument("--stamp-field", metavar="FIELD", help="rows: whose age counts; default created_at")
+    add.add_argument("--row-filter", type=lookups, metavar="JSON", help='rows: such as {"state": "done"}')
 
 
 def _runs(verbs: Any) -> None:
@@ -115,6 +176,8 @@ def _trash(verbs: Any) -> None:
     which = restore.add_mutually_exclusive_group(required=True)
     which.add_argument("--area")
     which.add_argument("--item", action="append", metavar="ID")
+    which.add_argument("--rows", metavar="APP.MODEL", help="rows of a soft-delete model instead")
+    restore.add_argument("--pk", action="append", metavar="KEY", help="with --rows, only this one")
     restore.add_argument("--path", metavar="GLOB", help="of the area, only what matches")
     restore.add_argument("--to", metavar="PATH", help="another name below the area, for one item")
     purge = _verb(verbs, "purge", "remove from the trash for good", dry_run=True)
@@ -135,9 +198,68 @@ def _holds(verbs: Any) -> None:
     _verb(verbs, "release", "end a hold", dry_run=True).add_argument("hold", type=count)
 
 
+def _explain(verbs: Any) -> None:
+    text = "why a file is still there, when it will go, or where it went"
+    explain = _verb(verbs, "explain", text)
+    explain.add_argument("path", metavar="PATH", help="absolute, or below --area; escaped or not")
+    explain.add_argument("--area", help="that the path is below")
+
+
 def _audit(what: Any) -> None:
-    _verb(what, "verify", "read the whole chain; 0 sound, 1 tampered, 2 could not check")
+    verify = _verb(what, "verify", "read the whole audit; 0 sound, 1 tampered, 2 could not check")
+    verify.add_argument("--segments", type=Path, metavar="DIR", help="where exported segments are")
+    verify.add_argument("--segment", type=Path, metavar="FILE", help="check this segment alone")
+    verify.add_argument("--log", type=Path, metavar="FILE", help="another copy of the checkpoints' file")
+    verify.add_argument("--keys", type=Path, metavar="FILE", help="another copy of the public keys")
     entries = _verb(what, "list", "the newest entries")
     entries.add_argument("--limit", type=count, default=50, metavar="N")
     entries.add_argument("--action")
     entries.add_argument("--path", metavar="PATH", help="of one file, escaped")
+    seal = _verb(what, "checkpoint", "seal what is not sealed yet", dry_run=True)
+    seal.add_argument("--rebuild", action="store_true", help="make the file outside anew, when it was lost")
+    export = _verb(what, "export", "write sealed stretches as segments", dry_run=True)
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("--up-to", type=count, metavar="SEQ", help="only stretches that end by this entry")
+    export.add_argument("--before", type=past, metavar="TIME", help="ISO 8601, or an age: sealed before it")
+    export.add_argument("--again", action="store_true", help="also what was exported before")
+    prune = _verb(what, "prune", "remove exported entries older than CLEANUP['AUDIT_KEEP']", dry_run=True)
+    prune.add_argument("folder", type=Path, metavar="DIR", help="where their segments are")
+    _verb(what, "prove", "what shows that one entry is sealed").add_argument("seq", type=count)
+    keys = _verb(what, "keys", "the public keys", dry_run=True)
+    keys.add_argument("--renew", action="store_true", help="retire the key that signs for a new one")
+
+
+def _orphans(verbs: Any) -> None:
+    orphans = _verb(verbs, "orphans", "files without a row, rows without a file, as last seen", dry_run=True)
+    orphans.add_argument("area", nargs="?")
+    orphans.add_argument("--scan", action="store_true", help="look now, and keep what is seen as a sighting")
+    orphans.add_argument("--limit", type=count, default=20, metavar="N", help="list the first N of each kind")
+
+
+def _bench(verbs: Any) -> None:
+    bench = _verb(verbs, "bench", "measure the engine beside other programs; takes minutes")
+    bench.add_argument("figure", nargs="*", help="some of them; default all")
+    bench.add_argument("--quick", action="store_true", help="few files: to see that it works")
+    bench.add_argument(
+        "--on", metavar="FOLDER", help="the file system to measure on; default the temporary one"
+    )
+    bench.add_argument("--file", metavar="FILE", help="write the tables to it as JSON")
+
+
+def _systemd(verbs: Any) -> None:
+    taken = _verb(verbs, "import-tmpfiles", "make policies of the ages in tmpfiles.d lines", dry_run=True)
+    taken.add_argument("files", nargs="+", metavar="FILE")
+    taken.add_argument("--prefix", action="append", default=[], metavar="PATH", help="only paths below it")
+    taken.add_argument("--update", action="store_true", help="change policies that say something else")
+    given = _verb(verbs, "export-systemd", "write a timer, a service and tmpfiles.d lines", dry_run=True)
+    given.add_argument("directory", metavar="DIR")
+
+
+def _daemon(verbs: Any) -> None:
+    daemon = _verb(verbs, "daemon", "remove expired results, until it is ended", dry_run=True)
+    daemon.add_argument("directory", nargs="?", metavar="DIR", help="default ~/.omnimemory/cached_results")
+    daemon.add_argument(
+        "--interval", type=age, default=timedelta(hours=6), metavar="AGE", help="between cleanups; default 6h"
+    )
+    daemon.add_argument("--metrics-url", default="", metavar="URL", help="each cleanup is reported to it")
+    daemon.add_argument("--once", action="store_true", help="clean once and end")

@@ -38,6 +38,13 @@ from cleanup.stores.leases import WORKING_STATES
 Options = dict[str, Any]
 Verb = Callable[[Options], Answer]
 
+#: Fields of a policy that are left as the row has them unless an option says otherwise.
+_POLICY_FIELDS = (
+    "grace_period", "schedule", "catch_up", "skip_in_use", "max_files", "max_bytes", "max_percent",
+    "max_median_factor", "max_unknown_percent", "unit", "bundle_pattern", "keep", "group_pattern", "order_by",
+    "floor", "model", "stamp_field", "row_filter",
+)  # fmt: skip
+
 #: How often a run that a worker has taken is looked at (s).
 _LOOK = 0.2
 
@@ -91,13 +98,12 @@ def areas_list(_: Options) -> Answer:
 
 @_rolled_back
 def policies_add(options: Options) -> Answer:
-    optional = ("grace_period", "interval", "max_files", "max_bytes", "max_percent")
-    fields = {name: options[name] for name in optional if options[name] is not None}
+    fields = {name: options[name] for name in _POLICY_FIELDS if options[name] is not None}
+    area = operations.find_area(options["area"]) if options["area"] else None
     policy = operations.add_policy(
-        options["name"], operations.find_area(options["area"]), actor(), rule=options["rule"],
-        age=options["age"], age_by=options["age_by"], include=options["include"], exclude=options["exclude"],
-        verifiers=options["verifier"], task_id_pattern=options["task_id_pattern"], mode=options["mode"],
-        **fields,
+        options["name"], area, actor(), rule=options["rule"], age=options["age"], age_by=options["age_by"],
+        include=options["include"], exclude=options["exclude"], verifiers=options["verifier"],
+        task_id_pattern=options["task_id_pattern"], mode=options["mode"], **fields,
     )  # fmt: skip
     return _policy_answer(policy, f"Policy {policy.name} is made, in mode {policy.mode}.")
 
@@ -120,7 +126,7 @@ def policies_list(_: Options) -> Answer:
     data = [
         {
             "name": row.name, "area": row.scope, "rule": row.rule, "age": row.age, "mode": row.mode,
-            "grace_seconds": int(row.grace_period.total_seconds()),
+            "grace_seconds": int(row.grace_period.total_seconds()), "schedule": row.schedule,
             "next_due_at": row.next_due_at.isoformat() if row.next_due_at else None,
         }
         for row in rows
@@ -146,6 +152,8 @@ def plan(options: Options) -> Answer:
     }
     if found.brakes:
         data["brakes"] = found.brakes
+    if found.facts:
+        data["facts"] = found.facts
     if found.errors:
         data["errors"] = [{"path": one.path, "detail": one.detail} for one in found.errors]
     lines = [f"{one.reason}  {one.size:>12}  {one.path}" for one in found.items]
@@ -188,6 +196,8 @@ def _run_answer(found: CleanupRun) -> Answer:
     data |= {"files": found.planned_files, "bytes": found.planned_bytes}
     if found.brakes:
         data["brakes"] = found.brakes
+    if found.facts:
+        data["facts"] = found.facts
     if found.message:
         data["message"] = found.message
     return Answer(data=data, lines=_run_lines(found), code=_run_code(found))

@@ -3,6 +3,89 @@
 import django.db.models.deletion
 from django.db import migrations, models
 
+# On PostgreSQL: what may be done to the audit besides writing it. Entries leave only in a transaction that
+# names an exported checkpoint in `cleanup.audit_prune`, and only those that it seals. Of a checkpoint only
+# the place of its segment and the removal of its entries are written later. Emptying a table needs
+# `cleanup.audit_flush`, for databases of tests.
+AUDIT_GUARD = """
+CREATE OR REPLACE FUNCTION cleanup_refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' AND EXISTS (
+        SELECT 1 FROM cleanup_auditcheckpoint
+        WHERE number = nullif(current_setting('cleanup.audit_prune', true), '')::bigint
+            AND segment_sha256 <> '' AND OLD.seq BETWEEN first_seq AND last_seq
+    ) THEN
+        RETURN OLD;
+    END IF;
+    RAISE EXCEPTION 'audit entries are never changed or removed (entry %)', OLD.seq;
+END $$;
+CREATE FUNCTION cleanup_refuse_checkpoint_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.pruned_at IS NULL AND
+        (OLD.number, OLD.first_seq, OLD.last_seq, OLD.merkle_root, OLD.head_hash, OLD.prev_hash, OLD.at_us,
+         OLD.key_id, OLD.signature, OLD.hash) =
+        (NEW.number, NEW.first_seq, NEW.last_seq, NEW.merkle_root, NEW.head_hash, NEW.prev_hash, NEW.at_us,
+         NEW.key_id, NEW.signature, NEW.hash)
+    THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'audit checkpoints are never changed or removed (checkpoint %)', OLD.number;
+END $$;
+CREATE TRIGGER cleanup_audit_checkpoint_guard BEFORE UPDATE OR DELETE ON cleanup_auditcheckpoint
+    FOR EACH ROW EXECUTE FUNCTION cleanup_refuse_checkpoint_change();
+CREATE FUNCTION cleanup_refuse_audit_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('cleanup.audit_flush', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'the audit is never emptied (table %)', TG_TABLE_NAME;
+END $$;
+CREATE TRIGGER cleanup_audit_truncate_guard BEFORE TRUNCATE ON cleanup_auditentry
+    FOR EACH STATEMENT EXECUTE FUNCTION cleanup_refuse_audit_truncate();
+CREATE TRIGGER cleanup_audit_checkpoint_truncate_guard BEFORE TRUNCATE ON cleanup_auditcheckpoint
+    FOR EACH STATEMENT EXECUTE FUNCTION cleanup_refuse_audit_truncate();
+"""
+
+AUDIT_UNGUARD = """
+DROP TRIGGER IF EXISTS cleanup_audit_checkpoint_truncate_guard ON cleanup_auditcheckpoint;
+DROP TRIGGER IF EXISTS cleanup_audit_truncate_guard ON cleanup_auditentry;
+DROP TRIGGER IF EXISTS cleanup_audit_checkpoint_guard ON cleanup_auditcheckpoint;
+DROP FUNCTION IF EXISTS cleanup_refuse_audit_truncate();
+DROP FUNCTION IF EXISTS cleanup_refuse_checkpoint_change();
+CREATE OR REPLACE FUNCTION cleanup_refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'audit entries are never changed or removed (entry %)', OLD.seq;
+END $$;
+"""
+
+
+def guard_audit(apps, schema_editor):
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute(AUDIT_GUARD, params=None)
+
+
+def unguard_audit(apps, schema_editor):
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute(AUDIT_UNGUARD, params=None)
+
+
+
+def sort_paths_by_bytes(apps, schema_editor):
+    """The registry is merged with listings of files: PostgreSQL must sort its paths as they are sorted."""
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute('ALTER TABLE cleanup_stagedfile ALTER COLUMN path TYPE text COLLATE "C"')
+
+
+def schedules_from_intervals(apps, schema_editor):
+    """An interval becomes the text that says the same: 6:00:00 -> 6h."""
+    for policy in apps.get_model('cleanup', 'RetentionPolicy').objects.using(schema_editor.connection.alias):
+        left, text = max(int(policy.interval.total_seconds()), 60), ''
+        for unit, length in (('d', 86_400), ('h', 3_600), ('min', 60), ('s', 1)):
+            count, left = divmod(left, length)
+            text += f'{count}{unit}' if count else ''
+        policy.schedule = text
+        policy.save(update_fields=['schedule'])
+
 
 class Migration(migrations.Migration):
 
@@ -39,6 +122,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(max_length=4)),
                 ('number', models.PositiveIntegerField()),
                 ('items', models.PositiveIntegerField()),
+                ('total', models.BigIntegerField(default=0)),
                 ('body', models.BinaryField()),
                 ('seen_at', models.DateTimeField()),
             ],
@@ -78,6 +162,11 @@ class Migration(migrations.Migration):
             field=models.BooleanField(blank=True, null=True),
         ),
         migrations.AddField(
+            model_name='audithead',
+            name='verifying',
+            field=models.BigIntegerField(blank=True, null=True),
+        ),
+        migrations.AddField(
             model_name='cleanupitem',
             name='ask_again_at',
             field=models.DateTimeField(blank=True, null=True),
@@ -96,6 +185,11 @@ class Migration(migrations.Migration):
             model_name='cleanuprun',
             name='rows_of',
             field=models.CharField(blank=True, max_length=100),
+        ),
+        migrations.AddField(
+            model_name='hold',
+            name='paths',
+            field=models.BinaryField(blank=True, editable=False, null=True),
         ),
         migrations.AddField(
             model_name='planbatch',
@@ -159,6 +253,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='retentionpolicy',
+            name='skip_in_use',
+            field=models.BooleanField(default=False, help_text='Leave files that another process has open'),
+        ),
+        migrations.AddField(
+            model_name='retentionpolicy',
             name='stamp_field',
             field=models.CharField(blank=True, default='created_at', max_length=60),
         ),
@@ -204,8 +303,52 @@ class Migration(migrations.Migration):
             model_name='orphanbatch',
             constraint=models.UniqueConstraint(fields=('area', 'kind', 'number'), name='cleanup_orphan_batch'),
         ),
-        migrations.AddIndex(
+        migrations.AddConstraint(
             model_name='usagesample',
-            index=models.Index(fields=['area', '-at'], name='cleanup_usage_latest'),
+            constraint=models.UniqueConstraint(fields=('area', 'at'), name='cleanup_usage_once'),
         ),
+        migrations.RunPython(schedules_from_intervals, migrations.RunPython.noop),
+        migrations.RemoveField(model_name='retentionpolicy', name='interval'),
+        migrations.RunPython(sort_paths_by_bytes, migrations.RunPython.noop),
+        migrations.AddIndex(
+            model_name='stagedfile',
+            index=models.Index(condition=models.Q(('deleted_at__isnull', True)), fields=['area', 'path'], name='cleanup_staged_living'),
+        ),
+        migrations.AddIndex(
+            model_name='stagedfile',
+            index=models.Index(condition=models.Q(('deleted_at__isnull', False)), fields=['area', 'path', 'deleted_at'], name='cleanup_staged_deleted'),
+        ),
+        migrations.RemoveIndex(model_name='cleanupitem', name='cleanup_item_due'),
+        migrations.AddIndex(
+            model_name='cleanupitem',
+            index=models.Index(fields=['state', 'purge_after', 'ask_again_at'], name='cleanup_item_due'),
+        ),
+        migrations.AlterField(
+            model_name='auditentry',
+            name='action',
+            field=models.CharField(max_length=40),
+        ),
+        migrations.AlterField(
+            model_name='auditentry',
+            name='item',
+            field=models.CharField(blank=True, max_length=36),
+        ),
+        migrations.AlterField(
+            model_name='auditentry',
+            name='run',
+            field=models.CharField(blank=True, max_length=36),
+        ),
+        migrations.AddIndex(
+            model_name='auditentry',
+            index=models.Index(fields=['action'], name='cleanup_audit_action'),
+        ),
+        migrations.AddIndex(
+            model_name='auditentry',
+            index=models.Index(fields=['run'], name='cleanup_audit_run'),
+        ),
+        migrations.AddIndex(
+            model_name='auditentry',
+            index=models.Index(fields=['item'], name='cleanup_audit_item'),
+        ),
+        migrations.RunPython(guard_audit, unguard_audit),
     ]

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from django.db import models
 
+from cleanup.engine.holds import RESTORED
+
 
 class StagingArea(models.Model):
     """A directory tree that the system may clean."""
@@ -36,6 +38,8 @@ class Hold(models.Model):
 
     area = models.ForeignKey(StagingArea, on_delete=models.CASCADE, related_name="holds")
     pattern = models.CharField(max_length=500, help_text="Glob below the area")
+    #: Exact paths instead of a pattern, as `cleanup.engine.holds.pack_paths` packs them: what was restored.
+    paths = models.BinaryField(null=True, blank=True, editable=False)
     until = models.DateTimeField(null=True, blank=True, help_text="Empty = until released")
     reason = models.CharField(max_length=300)
     created_by = models.CharField(max_length=150)
@@ -46,20 +50,26 @@ class Hold(models.Model):
         ordering: ClassVar = ["-created_at"]
 
     def __str__(self) -> str:
-        return f"{self.pattern} in {self.area_id}"
+        return f"{self.shown} in {self.area_id}"
+
+    @property
+    def shown(self) -> str:
+        """The pattern, or what stands for a list of paths."""
+        return self.pattern or RESTORED
 
 
 class UsageSample(models.Model):
     """How full an area's disk was at a moment: what the forecast is made of."""
 
     area = models.ForeignKey(StagingArea, on_delete=models.CASCADE, related_name="usage")
+    #: To the minute: of each there is one sample.
     at = models.DateTimeField()
     used_bytes = models.BigIntegerField()
     total_bytes = models.BigIntegerField()
 
     class Meta:
         ordering: ClassVar = ["area", "-at"]
-        indexes: ClassVar = [models.Index(fields=["area", "-at"], name="cleanup_usage_latest")]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["area", "at"], name="cleanup_usage_once")]
 
     def __str__(self) -> str:
         return f"{self.area_id} {self.at}"

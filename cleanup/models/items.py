@@ -9,6 +9,7 @@ import uuid
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q
 
 from cleanup.models.areas import StagingArea
 from cleanup.models.runs import CleanupRun
@@ -64,7 +65,7 @@ class CleanupItem(models.Model):
         verbose_name = "trashed file"
         verbose_name_plural = "trash"
         indexes: ClassVar = [
-            models.Index(fields=["state", "purge_after"], name="cleanup_item_due"),
+            models.Index(fields=["state", "purge_after", "ask_again_at"], name="cleanup_item_due"),
             models.Index(fields=["area", "state", "-trashed_at"], name="cleanup_item_area"),
         ]
 
@@ -80,6 +81,8 @@ class OrphanBatch(models.Model):
     kind = models.CharField(max_length=4)
     number = models.PositiveIntegerField()
     items = models.PositiveIntegerField()
+    #: How many files, or rows, were compared in all.
+    total = models.BigIntegerField(default=0)
     body = models.BinaryField()
     seen_at = models.DateTimeField()
 
@@ -133,6 +136,8 @@ class StagedFile(SoftDeleteModel):
     """A file that was put into a staging area, and by whom."""
 
     area = models.ForeignKey(StagingArea, on_delete=models.PROTECT, related_name="staged_files")
+    #: Below the area, escaped. Sorts by its bytes (on PostgreSQL the column has the collation `C`): in the
+    #: order in which files are listed, with which living rows are merged to find orphans.
     path = models.TextField()
     sha256 = models.CharField(max_length=64, blank=True)
     size = models.BigIntegerField(default=0)
@@ -143,6 +148,17 @@ class StagedFile(SoftDeleteModel):
 
     class Meta(SoftDeleteModel.Meta):
         ordering: ClassVar = ["-created_at"]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["area", "path"], condition=Q(deleted_at__isnull=True), name="cleanup_staged_living"
+            ),
+            # A row follows its file out of the trash: it is found by the moment at which both went.
+            models.Index(
+                fields=["area", "path", "deleted_at"],
+                condition=Q(deleted_at__isnull=False),
+                name="cleanup_staged_deleted",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.path

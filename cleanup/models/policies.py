@@ -98,6 +98,7 @@ class RetentionPolicy(models.Model):
         blank=True,
         help_text="Regex with a group task_id on the path. Empty: a name that begins with task-",
     )
+    skip_in_use = models.BooleanField(default=False, help_text="Leave files that another process has open")
     grace_period = models.DurationField(default=timedelta(days=7))
     mode = models.CharField(max_length=8, choices=Mode.choices, default=Mode.REPORT)
     max_files = models.PositiveBigIntegerField(default=50_000)
@@ -113,8 +114,7 @@ class RetentionPolicy(models.Model):
         help_text="An interval such as 6h, or cron text: minute hour day month weekday",
     )
     catch_up = models.CharField(max_length=8, choices=CatchUp.choices, default=CatchUp.ONCE)
-    #: Runs start this far apart; due times are ours because beat drops what it missed.
-    interval = models.DurationField(default=timedelta(hours=6))
+    #: Ours, because beat drops what it missed.
     next_due_at = models.DateTimeField(null=True, blank=True, db_index=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -9,8 +9,11 @@ finishes what a crash interrupted, `schedule` is what has to happen by the clock
 from __future__ import annotations
 
 from cleanup.engine.audit import ChainReport
+from cleanup.operations.area_changes import move_area, remove_area, set_enabled
 from cleanup.operations.areas import add_area, find_area, hold, release
+from cleanup.operations.auditing import verify_audit
 from cleanup.operations.execution import Progress, execute
+from cleanup.operations.explaining import explain
 from cleanup.operations.outcomes import (
     Conflict,
     NotFound,
@@ -27,7 +30,6 @@ from cleanup.operations.purging import extend_grace, purge_due, purge_now
 from cleanup.operations.restoring import restore
 from cleanup.operations.runs import approve, find_run, queue_run, reject, resume, start_run, stop
 from cleanup.stores import Actor
-from cleanup.stores.audit import verify as _verify
 
 __all__ = [
     "Actor",
@@ -46,27 +48,26 @@ __all__ = [
     "approve",
     "ensure_demo_areas",
     "execute",
+    "explain",
     "extend_grace",
     "find_area",
     "find_policy",
     "find_run",
     "hold",
+    "move_area",
     "preview",
     "purge_due",
     "purge_now",
     "queue_run",
     "reject",
     "release",
+    "remove_area",
     "restore",
     "resume",
     "save_policy",
+    "set_enabled",
     "set_mode",
     "start_run",
     "stop",
     "verify_audit",
 ]
-
-
-def verify_audit() -> ChainReport:
-    """Read the whole audit chain and report the first flaw. Changes nothing."""
-    return _verify()

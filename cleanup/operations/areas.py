@@ -16,12 +16,14 @@ from django.db.models import Q
 from cleanup.conf import conf
 from cleanup.engine.area import AreaHandle, marker_uuid, open_area, register_area
 from cleanup.engine.errors import AreaBusy, PolicyInvalid
+from cleanup.engine.holds import Hold as EngineHold
+from cleanup.engine.holds import Holds, unpack_paths
 from cleanup.engine.names import patterns
-from cleanup.engine.plan import Hold as EngineHold
 from cleanup.models import Hold, StagingArea
 from cleanup.operations.outcomes import NotFound, OperationRefused
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.sql import database_now
+from cleanup.stores.waiting import ask_now
 
 #: An area is locked for one batch at a time, well below a second; whoever waits longer meets a worker that
 #: hangs.
@@ -52,11 +54,7 @@ def add_area(name: str, path: str | Path, actor: Actor, *, protected: bool = Fal
         AreaRefused: a dangerous place, or another area.
         OperationRefused: the name is taken or no name, or the path is not absolute.
     """
-    place = Path(path)
-    if not place.is_absolute():
-        raise OperationRefused(f"the path of an area is absolute, not {str(path)!r}")
-    if not _is_storable(str(place)):
-        raise OperationRefused(f"the path of an area is valid UTF-8 without NUL, not {str(path)!r}")
+    place = check_path(path)
     if StagingArea.objects.filter(name=name).exists():
         raise OperationRefused(f"there is an area {name!r} already")
     area = StagingArea(name=name, path=str(place), uuid=_known_uuid(place) or uuid4(), protected=protected)
@@ -72,6 +70,20 @@ def add_area(name: str, path: str | Path, actor: Actor, *, protected: bool = Fal
         entry = record(actor, "area_added", now=database_now(), area=name, evidence=evidence)
         DatabaseAuditSink().write([entry])
     return area
+
+
+def check_path(path: str | Path) -> Path:
+    """Return `path` if a row can hold it.
+
+    Raises:
+        OperationRefused: it is not absolute, or neither database could store it.
+    """
+    place = Path(path)
+    if not place.is_absolute():
+        raise OperationRefused(f"the path of an area is absolute, not {str(path)!r}")
+    if not _is_storable(str(place)):
+        raise OperationRefused(f"the path of an area is valid UTF-8 without NUL, not {str(path)!r}")
+    return place
 
 
 def _is_storable(text: str) -> bool:
@@ -167,7 +179,8 @@ def release(held: Hold, actor: Actor) -> None:
     with transaction.atomic():
         if not Hold.objects.filter(pk=held.pk, released_at__isnull=True).update(released_at=now):
             raise OperationRefused("the hold was released before")
-        evidence = {"hold": held.pk, "pattern": held.pattern}
+        ask_now(area=held.area)
+        evidence = {"hold": held.pk, "pattern": held.shown}
         entry = record(actor, "hold_released", now=now, area=held.area.name, evidence=evidence)
         DatabaseAuditSink().write([entry])
     held.released_at = now
@@ -178,7 +191,16 @@ def active_holds(area_id: int, *, now: datetime) -> list[EngineHold]:
     rows = Hold.objects.filter(
         Q(until__isnull=True) | Q(until__gt=now), area_id=area_id, released_at__isnull=True
     )
-    return [EngineHold(pattern=row.pattern, until=row.until) for row in rows]
+    return [engine_hold(row) for row in rows]
+
+
+def engine_hold(row: Hold) -> EngineHold:
+    """What the engine makes of a hold's row."""
+    try:
+        paths = unpack_paths(bytes(row.paths)) if row.paths else frozenset[str]()
+    except PolicyInvalid:
+        return EngineHold(pattern="**", until=row.until)  # in doubt everything stays
+    return EngineHold(pattern=row.pattern, until=row.until, paths=paths)
 
 
 def held_by(holds: Sequence[EngineHold], paths: Sequence[str]) -> str | None:
@@ -187,7 +209,7 @@ def held_by(holds: Sequence[EngineHold], paths: Sequence[str]) -> str | None:
     A pattern that cannot be understood (nobody could have saved it) keeps everything.
     """
     try:
-        matcher = patterns(tuple(one.pattern for one in holds), subtree=True)
+        matcher = Holds(holds)
     except PolicyInvalid:
         return "a hold that cannot be understood"
     return next((match for path in paths if (match := matcher.match(path)) is not None), None)

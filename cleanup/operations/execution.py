@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,25 +23,32 @@ from django.db import DatabaseError, transaction
 
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import AreaBusy, EngineError, PlanStale, RunStopped, VerifierFailed
-from cleanup.engine.plan import Plan
 from cleanup.engine.policy import Policy, policy_to_json
 from cleanup.engine.reasons import Reason
 from cleanup.models import CleanupRun, PlanBatch, RunState
 from cleanup.operations.areas import locked, opened
+from cleanup.operations.company import Still, still_together
 from cleanup.operations.moving import carry_out, screen
-from cleanup.operations.planning import Planned, brakes_json, make_plan
+from cleanup.operations.orphans import retire, sight
+from cleanup.operations.planning import Planned, brakes_json, make_plan, make_row_plan
 from cleanup.operations.policies import policy_of
 from cleanup.operations.recovery import recover_area
 from cleanup.operations.residue import count_residue
+from cleanup.operations.rows import carry_out_rows, count_rows_left
 from cleanup.operations.runs import actor_of, find_run, write_entry
+from cleanup.operations.watermarks import relieve, relieved_again, sentence
 from cleanup.stores import Actor
 from cleanup.stores.feed import RunProgress
 from cleanup.stores.leases import LeaseLost, advance, release, take
-from cleanup.stores.plans import items_of, load_plan, packed, save_plan
+from cleanup.stores.plans import PlanWriter, items_of, stored_plan
+from cleanup.stores.quiet import collecting_later
 from cleanup.stores.sql import database_now
-from cleanup.verifiers import Asker, asker
+from cleanup.verifiers import Asker, asking
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two renewals of the lease while a tree is walked: each is a commit.
+_BEAT = 0.5
 
 _UNKNOWN_BRAKE = "max_unknown_percent"
 
@@ -91,12 +100,13 @@ class _Execution:
         self.run, self.token, self.deadline = run, token, deadline
         self.on_progress = on_progress
         self.feed = RunProgress(run.pk)
+        self.next_beat = 0.0
         self.actor: Actor = actor_of(run)
 
     def run_slice(self) -> None:
         """Work until the slice or the run is over, and leave the row saying which."""
         try:
-            with opened(self.run.tree()) as handle:
+            with self.ground() as handle:
                 self.work(handle, policy_of(self.run.policy_version))
         except LeaseLost as lost:
             logger.warning("%s", lost)
@@ -123,9 +133,14 @@ class _Execution:
             # Changes nothing if the run is over or the lease has passed on.
             release(self.run.pk, self.token)
 
-    def work(self, handle: AreaHandle, policy: Policy) -> None:
-        with locked(handle):
-            recover_area(handle, self.run.tree())
+    def ground(self) -> AbstractContextManager[AreaHandle | None]:
+        """The open area; rows of a model have none."""
+        return nullcontext() if self.run.rows_of else opened(self.run.tree())
+
+    def work(self, handle: AreaHandle | None, policy: Policy) -> None:
+        if handle is not None:
+            with locked(handle):
+                recover_area(handle, self.run.tree())
         self.run = find_run(self.run.pk)
         self.check_stop()
         if self.run.state in (RunState.QUEUED, RunState.PLANNING):
@@ -135,33 +150,40 @@ class _Execution:
 
     # Planning
 
-    def plan(self, handle: AreaHandle, policy: Policy) -> None:
+    def plan(self, handle: AreaHandle | None, policy: Policy) -> None:
         """Make the plan and store it; the run is then approved, or waits, or is over."""
         now = database_now()
         advance(
             self.run.pk, self.token, now=now, state=RunState.PLANNING, started_at=self.run.started_at or now
         )
         self.run.state = RunState.PLANNING
-        planned = make_plan(
-            policy,
-            handle,
-            self.run.tree().pk,
-            now=now,
-            policy_id=self.run.policy_version.policy_id,
-            beat=self.beat,
-        )
-        # Packing and hashing a large plan takes seconds, in which nobody else should wait for the database.
-        batches, _ = packed(self.run.pk, planned.plan), planned.plan.digest
-        self.beat(planned.plan.scanned)
+        planned = self.planned(handle, policy, now)
         with transaction.atomic():
-            save_plan(self.run.pk, batches)
             state = self.decide(planned)
             self.note_plan(planned, state)
         self.run = find_run(self.run.pk)
         self.tell(self.run.planned_files, final=state not in (RunState.APPROVED, RunState.AWAITING_APPROVAL))
 
+    def planned(self, handle: AreaHandle | None, policy: Policy, now: datetime) -> Planned:
+        policy_id, store = self.run.policy_version.policy_id, PlanWriter(self.run.pk, self.token)
+        if handle is None:
+            return make_row_plan(policy, now=now, policy_id=policy_id, beat=self.beat, store=store)
+        area, facts = self.run.tree(), dict[str, Any]()
+        if policy.rule == "orphan":
+            facts = sight(handle, area, now=now, actor=self.actor, beat=self.beat).facts()
+        relief = None
+        if policy.rule == "watermark" and not self.run.dry_run:
+            relief = relieve(area, beat=partial(self.beat, 0))
+        made = make_plan(
+            policy, handle, area.pk, now=now, policy_id=policy_id, beat=self.beat, store=store, relief=relief
+        )
+        return replace(made, facts={**facts, **made.facts})
+
     def beat(self, count: int) -> None:
-        """Keep the lease while a long walk goes on, and notice a stop."""
+        """Keep the lease while a long walk goes on, and notice a stop; called more often than that is due."""
+        if time.monotonic() < self.next_beat:
+            return
+        self.next_beat = time.monotonic() + _BEAT
         advance(self.run.pk, self.token, now=database_now())
         self.check_stop()
         self.tell(count)
@@ -185,6 +207,7 @@ class _Execution:
             "scanned": plan.scanned,
             "kept": planned.kept,
             "brakes": brakes_json(planned.brakes),
+            "facts": planned.facts,
             "message": _plan_message(planned, state)[:500],
         }
         evidence = {
@@ -208,21 +231,30 @@ class _Execution:
 
     # Carrying out
 
-    def carry_out(self, handle: AreaHandle, policy: Policy) -> None:
+    def carry_out(self, handle: AreaHandle | None, policy: Policy) -> None:
         """Move the batches that are left; count what is left over after the last."""
-        plan = load_plan(self.run, policy_json=policy_to_json(policy))
+        plan = stored_plan(self.run, policy_json=policy_to_json(policy))
         plan.check(now=self.started_or_now(), digest=self.run.plan_digest)
         advance(self.run.pk, self.token, now=database_now(), state=RunState.RUNNING)
         self.run.state = RunState.RUNNING
-        ask = asker(policy.verifiers)
-        done = self.files_before(plan)
+        with asking(policy.verifiers, policy=policy.name, area=handle) as ask:
+            through = self.move_batches(handle, policy, ask if policy.verifiers else None)
+        if through:
+            self.finish_counted(handle, policy)
+
+    def move_batches(self, handle: AreaHandle | None, policy: Policy, ask: Asker | None) -> bool:
+        """Carry out the batches that are left; return whether the slice was long enough for all."""
+        done = self.run.trashed + self.run.skipped + self.run.errors
+        moment, still = self.run.plan_created_at, None
+        if handle is not None and moment is not None:
+            still = still_together(handle, policy, moment, beat=partial(self.beat, done))
         for batch in self.batches_left():
             if self.deadline is not None and time.monotonic() >= self.deadline:
-                return
+                return False
             self.check_stop()
-            done += self.one_batch(handle, policy, batch, ask)
+            done += self.one_batch(handle, policy, batch, ask, still)
             self.tell(done)
-        self.finish_counted(handle, policy)
+        return True
 
     def started_or_now(self) -> datetime:
         """A plan must be taken up before it expires; what has been begun in time is finished."""
@@ -230,36 +262,55 @@ class _Execution:
         expires = self.run.plan_expires_at
         return expires if self.run.state == RunState.RUNNING and expires else now
 
-    def files_before(self, plan: Plan) -> int:
-        """The files of the batches that are settled, for the progress bar of who goes on."""
-        settled = PlanBatch.objects.filter(run=self.run, settled_at__isnull=False)
-        items = plan.items[: sum(settled.values_list("items", flat=True))]
-        return sum(len(item.members) for item in items)
-
     def batches_left(self) -> list[PlanBatch]:
         """The batches that are still to be carried out, without their bodies."""
         left = PlanBatch.objects.filter(run=self.run, settled_at__isnull=True)
         return list(left.order_by("number").defer("body"))
 
-    def one_batch(self, handle: AreaHandle, policy: Policy, batch: PlanBatch, ask: Asker) -> int:
-        items, now, area = items_of(batch), database_now(), self.run.tree()
-        screened = screen(items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=now)
+    @collecting_later()
+    def one_batch(
+        self,
+        handle: AreaHandle | None,
+        policy: Policy,
+        batch: PlanBatch,
+        ask: Asker | None,
+        still: Still | None,
+    ) -> int:
+        items, now = items_of(batch), database_now()
+        if handle is None:
+            carry_out_rows(self.run, batch, items, policy=policy, token=self.token, now=now)
+            return len(items)
+        area = self.run.tree()
+        screened = screen(
+            items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=now, still=still
+        )  # fmt: skip
         unknown, limit = screened.percent_unknown(), policy.max_unknown_percent
         if limit is not None and unknown > limit:
-            raise VerifierFailed(f"stopped: verifiers could not tell about {unknown} % of a batch")
+            said = _doubts(ask.doubts if ask is not None else {})
+            raise VerifierFailed(f"stopped: verifiers could not tell about {unknown} % of a batch{said}")
         with locked(handle):
             carry_out(handle, self.run, batch, items, screened, policy=policy, token=self.token, now=now)
-            advance(self.run.pk, self.token, now=database_now(), next_batch=batch.number + 1)
         return sum(len(item.members) for item in items)
 
-    def finish_counted(self, handle: AreaHandle, policy: Policy) -> None:
+    def finish_counted(self, handle: AreaHandle | None, policy: Policy) -> None:
         self.run = find_run(self.run.pk)
-        residue = count_residue(self.run, policy, handle, beat=self.beat)
+        if handle is None:
+            residue = count_rows_left(self.run, policy)
+        else:
+            residue = count_residue(self.run, policy, handle, beat=self.beat)
+        if handle is not None and policy.rule == "orphan":
+            facts = self.run.facts | retire(self.run, handle, policy, token=self.token, beat=self.beat)
+            advance(self.run.pk, self.token, now=database_now(), facts=facts)
+        if handle is not None and policy.rule == "watermark":
+            facts = relieved_again(self.run.facts, self.run.tree(), beat=partial(self.beat, self.run.scanned))
+            advance(self.run.pk, self.token, now=database_now(), facts=facts)
+            self.run.facts = facts
         advance(self.run.pk, self.token, now=database_now(), residue=residue)
         if residue:
-            self.finish(RunState.FAILED, f"{residue} files that should have gone are still there")
+            what = "rows" if handle is None else "files"
+            self.finish(RunState.FAILED, f"{residue} {what} that should have gone are still there")
         else:
-            self.finish(RunState.DONE, "")
+            self.finish(RunState.DONE, sentence(self.run.facts))
 
     # Ends
 
@@ -302,12 +353,18 @@ class _Execution:
         self.feed.tell(data, final=final)
 
 
+def _doubts(said: Mapping[str, str]) -> str:
+    """What verifiers said that could not tell, as the end of a sentence."""
+    return "".join(f"; {name}: {text}" for name, text in said.items())
+
+
 def _plan_message(planned: Planned, state: RunState) -> str:
     """One sentence for a person who wonders why a run did not simply go ahead."""
     hits = ", ".join(f"{hit.brake} is {hit.limit}, the plan has {hit.value}" for hit in planned.brakes)
     if state is RunState.REFUSED:
         unknown = planned.kept.get(str(Reason.UNVERIFIED), 0)
-        return f"verifiers could not tell about {unknown} files ({hits}): nothing was touched"
+        said = _doubts(planned.facts.get("doubts", {}))
+        return f"verifiers could not tell about {unknown} files ({hits}): nothing was touched{said}"
     if state is RunState.AWAITING_APPROVAL:
         return f"above its brakes: {hits}"
-    return hits
+    return "; ".join(filter(None, (hits, sentence(planned.facts))))

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from django.db import transaction
 from django.db.models import F
 
@@ -24,20 +25,24 @@ from cleanup.engine.area import AreaHandle
 from cleanup.engine.audit import AuditRecord
 from cleanup.engine.faults import crash_point
 from cleanup.engine.names import escape
-from cleanup.engine.plan import PlanItem
+from cleanup.engine.plan import PlanItem, ask_about
 from cleanup.engine.policy import Policy
 from cleanup.engine.reasons import Reason
 from cleanup.engine.states import ItemState, purge_after
 from cleanup.engine.trash import Header, Moved, move, prepare, trash_ids
-from cleanup.engine.verify import Answer, Subject
+from cleanup.engine.verify import Answer
 from cleanup.models import CleanupRun, PlanBatch
 from cleanup.operations.areas import active_holds, held_by
+from cleanup.operations.company import Still
 from cleanup.stores import DatabaseAuditSink
 from cleanup.stores.audit import micros
 from cleanup.stores.items import NewItem, add_totals, insert_items, new_ids, version_label
 from cleanup.stores.leases import advance
 from cleanup.stores.plans import set_intent
+from cleanup.stores.registry import registered
 from cleanup.verifiers import Asker
+
+_NOT_TOGETHER = "its bundle or its group is not what was planned any more"
 
 #: What the engine's word for a move makes of the row: its state, and the reason if it is not the plan's.
 _MOVED: dict[str, tuple[ItemState, str | None]] = {
@@ -45,12 +50,12 @@ _MOVED: dict[str, tuple[ItemState, str | None]] = {
     "changed": (ItemState.CHANGED, Reason.CHANGED),
     "vanished": (ItemState.VANISHED, Reason.VANISHED),
     "locked": (ItemState.SKIPPED, Reason.LOCKED),
+    "in_use": (ItemState.SKIPPED, Reason.IN_USE),
     "error": (ItemState.ERROR, Reason.IO_ERROR),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one item of a batch."""
 
     item: PlanItem
@@ -59,7 +64,7 @@ class Outcome:
     detail: str = ""
     trash_id: str = ""
     #: What the verifiers said about it, by name.
-    evidence: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, str] = {}
 
 
 def outcome_of(item: PlanItem, moved: Moved, evidence: Mapping[str, str] | None = None) -> Outcome:
@@ -91,21 +96,51 @@ class Screened:
         return -(-100 * unknown // asked) if asked else 0
 
 
-def screen(items: Sequence[PlanItem], *, area_id: int, area_uuid: str, ask: Asker, now: datetime) -> Screened:
-    """Ask holds and verifiers about planned items once more."""
-    screened = Screened()
-    holds = active_holds(area_id, now=now)
-    free = []
+def screen(
+    items: Sequence[PlanItem],
+    *,
+    area_id: int,
+    area_uuid: str,
+    ask: Asker | None,
+    now: datetime,
+    still: Still | None = None,
+) -> Screened:
+    """Ask holds and verifiers about planned items once more.
+
+    Args:
+        items: of one batch.
+        area_id: of their area's row.
+        area_uuid: of their area.
+        ask: asks the verifiers; None if there is none.
+        now: the database's time.
+        still: tells whether an item's bundle or group is what was planned; None: items stand alone.
+    """
+    holds, known = active_holds(area_id, now=now), _registered(items, area_id)
+    if not holds and not known and ask is None and still is None:
+        return Screened(chosen=list(range(len(items))))
+    screened, free = Screened(), list[int]()
     for index, item in enumerate(items):
+        if still is not None and not still(item):
+            screened.barred[index] = Outcome(
+                item=item, state=ItemState.CHANGED, reason=str(Reason.CHANGED), detail=_NOT_TOGETHER
+            )
+            continue
         hold = held_by(holds, [escape(member.path) for member in item.members]) if holds else None
-        if hold is None:
+        if hold is None and item.shown in known:
+            screened.barred[index] = Outcome(
+                item=item, state=ItemState.SKIPPED, reason=str(Reason.REGISTERED)
+            )
+        elif hold is None:
             free.append(index)
         else:
             screened.barred[index] = Outcome(
                 item=item, state=ItemState.HELD, reason=str(Reason.HELD), detail=hold
             )
-    subjects = [_subject(items[index], area_uuid) for index in free]
-    for index, checked in zip(free, ask(subjects), strict=True):
+    if ask is None:
+        screened.chosen = free
+        return screened
+    answers = ask_about(ask, [items[index] for index in free], area_uuid)
+    for index, checked in zip(free, answers, strict=True):
         if checked.answer is Answer.PASS:
             screened.chosen.append(index)
             screened.evidence[index] = dict(checked.evidence)
@@ -118,8 +153,10 @@ def screen(items: Sequence[PlanItem], *, area_id: int, area_uuid: str, ask: Aske
     return screened
 
 
-def _subject(item: PlanItem, area_uuid: str) -> Subject:
-    return Subject(path=item.shown, task_id=item.task_id, size=item.bytes, area=area_uuid)
+def _registered(items: Sequence[PlanItem], area_id: int) -> set[str]:
+    """Those of orphans that have a row by now: a plan has one rule, so its first item tells."""
+    orphans = bool(items) and items[0].reason is Reason.ORPHANED
+    return registered(area_id, [item.shown for item in items]) if orphans else set()
 
 
 def carry_out(
@@ -145,9 +182,10 @@ def carry_out(
     if not chosen:
         return
     crash_point("run.after_intent")
-    moved = move(handle, prepare(handle, chosen, ids=ids, header=header_of(run, batch)))
+    prepared = prepare(handle, chosen, ids=ids, header=header_of(run, batch))
+    moved = move(handle, prepared, skip_in_use=policy.skip_in_use)
     crash_point("run.after_move")
-    said = [screened.evidence[index] for index in screened.chosen]
+    said = [screened.evidence.get(index) for index in screened.chosen]
     settle(
         run, batch, [outcome_of(*one) for one in zip(chosen, moved, said, strict=True)], now=now, token=token
     )
@@ -177,11 +215,12 @@ def _intend(
     token: int,
     now: datetime,
 ) -> None:
-    stay = _rows(list(screened.barred.values()))
-    entries = [_entry(run, one, outcome, now) for one, outcome in stay]
+    scribe, stay = _Scribe(run, now), _rows(list(screened.barred.values()))
+    entries = [scribe.entry(one, outcome) for one, outcome in stay]
     with transaction.atomic():
         skipped = sum(len(one.item.members) for one, _ in stay)
-        advance(run.pk, token, now=now, skipped=F("skipped") + skipped)
+        changes = {} if ids else {"next_batch": batch.number + 1}
+        advance(run.pk, token, now=now, skipped=F("skipped") + skipped, **changes)
         insert_items(
             [one for one, _ in stay],
             run_id=run.pk,
@@ -193,9 +232,13 @@ def _intend(
         if ids:
             due = purge_after(now, policy.grace_period)
             trash_batch = ids[0].rpartition("/")[0]
-            set_intent(batch, chosen=screened.chosen, trash_batch=trash_batch, now=now, purge_after=due)
+            floor = None if policy.floor is None else min(now + policy.floor, due)
+            set_intent(
+                batch, chosen=screened.chosen, trash_batch=trash_batch, now=now, purge_after=due,
+                purge_floor=floor,
+            )  # fmt: skip
             evidence = {"batch": batch.number, "items": len(ids), "trash": trash_batch}
-            entries.append(_record(run, "intent", now, evidence=evidence))
+            entries.append(scribe.record("intent", evidence=evidence))
         else:
             PlanBatch.objects.filter(pk=batch.pk).update(settled_at=now)
         DatabaseAuditSink().write(entries)
@@ -204,7 +247,7 @@ def _intend(
 def _rows(outcomes: Sequence[Outcome]) -> list[tuple[NewItem, Outcome]]:
     return [
         (
-            NewItem(id, one.item, one.state, reason=one.reason, detail=one.detail, trash_id=one.trash_id),
+            NewItem(id, one.item, one.state, one.reason, one.detail, one.trash_id, shown=one.item.shown),
             one,
         )
         for id, one in zip(new_ids(len(outcomes)), outcomes, strict=True)
@@ -231,18 +274,19 @@ def settle(
     Raises:
         LeaseLost: the token is no longer the run's; nothing was committed.
     """
-    rows = _rows(outcomes)
-    entries = [_entry(run, one, outcome, now) for one, outcome in rows]
+    scribe, rows = _Scribe(run, now), _rows(outcomes)
+    entries = [scribe.entry(one, outcome) for one, outcome in rows]
     counts = _run_counts(outcomes)
-    increments = {name: F(name) + count for name, count in counts.items()}
+    changes: dict[str, Any] = {name: F(name) + count for name, count in counts.items()}
+    changes["next_batch"] = batch.number + 1
     with transaction.atomic():
         if token is None:
-            CleanupRun.objects.filter(pk=run.pk).update(**increments)
+            CleanupRun.objects.filter(pk=run.pk).update(**changes)
         else:
-            advance(run.pk, token, now=now, **increments)
+            advance(run.pk, token, now=now, **changes)
         insert_items(
             [one for one, _ in rows], run_id=run.pk, area=run.tree(), now=now,
-            trashed_at=batch.intent_at, purge_after=batch.purge_after,
+            trashed_at=batch.intent_at, purge_after=batch.purge_after, purge_floor=batch.purge_floor,
         )  # fmt: skip
         PlanBatch.objects.filter(pk=batch.pk).update(settled_at=now)
         if counts["trashed"]:
@@ -265,23 +309,27 @@ def _run_counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return counts
 
 
-def _entry(run: CleanupRun, row: NewItem, outcome: Outcome, now: datetime) -> AuditRecord:
-    said: dict[str, Any] = {}
-    if outcome.evidence:
-        said["verifiers"] = dict(outcome.evidence)
-    if outcome.detail:
-        said["detail"] = outcome.detail
-    if outcome.trash_id:
-        said["trash"] = outcome.trash_id
-    return _record(
-        run, str(row.state), now, item=str(row.id), path=row.item.shown, size=row.item.bytes,
-        reason=row.reason, evidence=said,
-    )  # fmt: skip
+class _Scribe:
+    """Describes many things of one run: like `stores.record`, without cutting what cannot be too long."""
 
+    def __init__(self, run: CleanupRun, now: datetime) -> None:
+        self.same: dict[str, Any] = {
+            "at_us": micros(now), "actor": run.actor, "actor_kind": run.actor_kind, "run": str(run.pk),
+            "area": run.scope, "policy_version": version_label(run.policy_version),
+        }  # fmt: skip
 
-def _record(run: CleanupRun, action: str, now: datetime, **fields: Any) -> AuditRecord:
-    """Describe one of many things of a run: like `stores.record`, without cutting what cannot be too long."""
-    return AuditRecord(
-        at_us=micros(now), actor=run.actor, actor_kind=run.actor_kind, action=action, run=str(run.pk),
-        area=run.scope, policy_version=version_label(run.policy_version), **fields,
-    )  # fmt: skip
+    def entry(self, row: NewItem, outcome: Outcome) -> AuditRecord:
+        said: dict[str, Any] = {}
+        if outcome.evidence:
+            said["verifiers"] = dict(outcome.evidence)
+        if outcome.detail:
+            said["detail"] = outcome.detail
+        if outcome.trash_id:
+            said["trash"] = outcome.trash_id
+        return AuditRecord(
+            action=str(row.state), item=str(row.id), path=row.shown, size=row.item.bytes,
+            reason=row.reason, evidence=said, **self.same,
+        )  # fmt: skip
+
+    def record(self, action: str, **fields: Any) -> AuditRecord:
+        return AuditRecord(action=action, **self.same, **fields)

@@ -12,6 +12,7 @@ in the report.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from cleanup.engine.errors import EngineError
 
@@ -64,6 +65,8 @@ class Preview:
     errors: list[PreviewFile]
     scanned: int
     digest: str
+    #: What the rule found besides, as `CleanupRun.facts` holds it.
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,8 @@ class PurgeReport:
     bytes: int = 0
     #: Reason -> files that stay in the trash: held, verifier_failed, unverified.
     kept: dict[str, int] = field(default_factory=dict)
+    #: The same in bytes.
+    kept_bytes: dict[str, int] = field(default_factory=dict)
     lost: int = 0
     #: One sentence each.
     errors: list[str] = field(default_factory=list)
@@ -110,4 +115,9 @@ class PurgeReport:
         self.errors += other.errors
         self.unfinished = self.unfinished or other.unfinished
         for reason, count in other.kept.items():
-            self.kept[reason] = self.kept.get(reason, 0) + count
+            self.keep(reason, count, other.kept_bytes.get(reason, 0))
+
+    def keep(self, reason: str, files: int, size: int) -> None:
+        """Count files that stay in the trash."""
+        self.kept[reason] = self.kept.get(reason, 0) + files
+        self.kept_bytes[reason] = self.kept_bytes.get(reason, 0) + size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,16 @@ from django.db.models import Max
 from cleanup.conf import conf
 from cleanup.engine.errors import PolicyInvalid
 from cleanup.engine.expiry import zone_from_name
-from cleanup.engine.policy import Policy, parse_age, policy_from_json, policy_to_json
+from cleanup.engine.policy import Policy, canonical_filter, parse_age, policy_from_json, policy_to_json
 from cleanup.models import Mode, PolicyVersion, RetentionPolicy, Rule, StagingArea
 from cleanup.operations.areas import add_area
+from cleanup.operations.duetimes import due_after_save, parse_schedule
 from cleanup.operations.outcomes import NotFound, OperationRefused
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.items import version_label
+from cleanup.stores.rows import check_rows
 from cleanup.stores.sql import database_now
+from cleanup.stores.waiting import ask_now
 from cleanup.verifiers import TASK_ID_PATTERN, canonical
 
 #: The areas that `up` makes: their names, and what of their policy differs from the defaults.
@@ -54,6 +56,11 @@ def engine_policy(row: RetentionPolicy) -> Policy:
     for field in ("include", "exclude", "verifiers"):
         if not isinstance(getattr(row, field), list):
             raise PolicyInvalid(f"policy {row.name!r}: {field} is a list")
+    if (row.area_id is None) != (row.rule == Rule.ROWS):
+        raise PolicyInvalid(f"policy {row.name!r}: rule rows is about a model, any other rule about an area")
+    # Asked of rows alone: a version that was saved before must still read.
+    if row.rule == Rule.EXPIRES_AT and row.age:
+        raise PolicyInvalid(f"policy {row.name!r}: rule expires_at goes by the metadata, and heeds no age")
     policy = Policy(
         name=row.name,
         rule=row.rule,  # type: ignore[arg-type]  # text until `validate` has seen it
@@ -61,16 +68,30 @@ def engine_policy(row: RetentionPolicy) -> Policy:
         age_by=frozenset(row.age_by),
         include=_texts(row, "include"),
         exclude=_texts(row, "exclude"),
+        unit=row.unit,  # type: ignore[arg-type]
+        bundle_pattern=row.bundle_pattern or None,
+        keep=row.keep,
+        group_pattern=row.group_pattern or None,
+        order_by=row.order_by,  # type: ignore[arg-type]
+        floor=row.floor,
+        model=row.model,
+        stamp_field=row.stamp_field or "created_at",
+        row_filter=canonical_filter(row.row_filter),
         verifiers=tuple(dict.fromkeys(canonical(one) for one in row.verifiers)),
         grace_period=row.grace_period,
         mode=row.mode,  # type: ignore[arg-type]
         max_files=row.max_files,
         max_bytes=row.max_bytes,
         max_percent=row.max_percent,
+        max_median_factor=row.max_median_factor,
+        max_unknown_percent=row.max_unknown_percent,
         task_id_pattern=row.task_id_pattern or (TASK_ID_PATTERN if row.verifiers else None),
+        skip_in_use=row.skip_in_use,
         naive_timezone=zone_from_name(conf().naive_timezone),
     )
     policy.validate()
+    if policy.rule == "rows":
+        check_rows(policy)
     return policy
 
 
@@ -100,26 +121,32 @@ def save_policy(policy: RetentionPolicy, actor: Actor) -> PolicyVersion:
     document = json.loads(policy_to_json(engine_policy(policy)))
     _validate(policy)
     now = database_now()
-    if policy.next_due_at is None:
-        policy.next_due_at = now + policy.interval
     with transaction.atomic():
+        # Locked, for a tick may be claiming it: a due time that was read before must not come back.
+        stored = RetentionPolicy.objects.select_for_update().filter(pk=policy.pk).first()
+        policy.next_due_at = due_after_save(policy, stored, now)
         policy.save()
-        RetentionPolicy.objects.select_for_update().get(pk=policy.pk)
         number = (policy.versions.aggregate(last=Max("number"))["last"] or 0) + 1
         version = PolicyVersion.objects.create(
             policy=policy, number=number, document=document, created_by=actor.name[:150]
         )
         entry = record(
             actor, "policy_saved", now=now, area=policy.scope, policy_version=version_label(version),
-            evidence=document,
+            evidence=document, reason=_turned(stored, policy),
         )  # fmt: skip
         DatabaseAuditSink().write([entry])
+        ask_now(policy=policy)
     return version
 
 
+def _turned(stored: RetentionPolicy | None, policy: RetentionPolicy) -> str | None:
+    """The change of mode that a save makes: the one that decides whether files go."""
+    old = "" if stored is None else stored.mode
+    return None if old == policy.mode else f"mode {old or 'none'} -> {policy.mode}"
+
+
 def _validate(policy: RetentionPolicy) -> None:
-    if policy.interval <= timedelta(0):
-        raise OperationRefused("interval must be above zero")
+    parse_schedule(policy.schedule)
     try:
         policy.full_clean()
     except ValidationError as error:
@@ -128,7 +155,7 @@ def _validate(policy: RetentionPolicy) -> None:
 
 def add_policy(
     name: str,
-    area: StagingArea,
+    area: StagingArea | None,
     actor: Actor,
     *,
     rule: str = Rule.AGE,

@@ -1,7 +1,7 @@
 """Removing files from the trash for good: when their grace is over, or before that by a person who says why.
 
-Holds and verifiers are asked once more; what they keep stays in the trash and is asked about again at the
-next purge. Rows are claimed in one transaction, then the engine unlinks inside the trash only, then the
+Holds and verifiers are asked once more (`clearing`); what they keep stays in the trash and is asked about
+again later. Rows are claimed in one transaction, then the engine unlinks inside the trash only, then the
 outcomes are committed. A crash in between leaves rows in state `purge_intent`, which recovery finishes. The
 clock is the database's.
 """
@@ -11,28 +11,29 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
+from itertools import accumulate
+from operator import or_
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.audit import AuditRecord
 from cleanup.engine.errors import AreaBusy, AreaRefused
 from cleanup.engine.faults import crash_point
-from cleanup.engine.reasons import Reason
 from cleanup.engine.shelf import batch_of
 from cleanup.engine.states import Decision, ItemState, recover
 from cleanup.engine.trash import Purged, observe_all, purge_batch, tidy
-from cleanup.engine.verify import Answer, Subject
 from cleanup.models import CleanupItem, StagingArea
-from cleanup.operations.areas import active_holds, held_by, locked, opened
+from cleanup.operations.areas import locked, opened
+from cleanup.operations.clearing import Clearing, count_put_off
 from cleanup.operations.outcomes import OperationRefused, PurgeReport
-from cleanup.operations.policies import policy_of
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.items import (
     add_totals,
@@ -43,8 +44,10 @@ from cleanup.stores.items import (
     policy_name,
     version_name,
 )
+from cleanup.stores.quiet import collecting_later
+from cleanup.stores.registry import follow_grace, follow_purged
 from cleanup.stores.sql import chunks, database_now
-from cleanup.verifiers import asker
+from cleanup.stores.waiting import is_asked_at
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +65,24 @@ class _Order:
     reason: str
     #: Only items whose grace is over at this moment; None: whatever their grace.
     due_at: datetime | None
+    #: The disk is full: what an item was promised then is its floor, which may be shorter than its grace.
+    under_pressure: bool = False
+
+    def claims(self) -> list[dict[str, Any]]:
+        """Conditions of which an item has to meet one."""
+        if self.due_at is None:
+            return [{}]
+        grace: dict[str, Any] = {"purge_after__lte": self.due_at}
+        return [grace, {"purge_floor__lte": self.due_at}] if self.under_pressure else [grace]
 
 
 def purge_due(
-    *, now: datetime | None = None, area: StagingArea | None = None, slice_length: timedelta | None = None
+    *,
+    now: datetime | None = None,
+    area: StagingArea | None = None,
+    slice_length: timedelta | None = None,
+    under_pressure: bool = False,
+    until_freed: int | None = None,
 ) -> PurgeReport:
     """Purge what has been in the trash for the length of its grace period.
 
@@ -73,21 +90,29 @@ def purge_due(
         now: the database's time unless given.
         area: this one only.
         slice_length: stop after about this long.
+        under_pressure: the disk is full: the oldest first, and each from its floor on. What was kept before
+            and is not asked about again yet is reported as kept too.
+        until_freed: purge no more than it takes to free so many bytes.
 
-    An area that cannot be worked in is an error in the report; the others are purged.
+    An area that cannot be worked in is an error in the report; the others are purged, but for disabled ones.
     """
     due_at = now or database_now()
+    if due_at.tzinfo is None:
+        raise ValueError("now needs a time zone")
     deadline = None if slice_length is None else time.monotonic() + slice_length.total_seconds()
-    order = _Order(actor=Actor.system(), reason="grace period over", due_at=due_at)
-    report = PurgeReport()
-    for one in _areas_with_due(due_at, area):
+    reason = "the disk is full, and the floor is over" if under_pressure else "grace period over"
+    order = _Order(actor=Actor.system(), reason=reason, due_at=due_at, under_pressure=under_pressure)
+    report, clearing = PurgeReport(), Clearing(now=due_at)
+    if under_pressure:
+        count_put_off(_may_go(order, area=area, put_off=True), report)
+    for one in _areas_with_due(order, area):
         try:
             with opened(one) as handle:
-                for ids in _due(one, due_at):
+                for ids in _due(one, order, left=lambda: _left(until_freed, report)):
                     if deadline is not None and time.monotonic() >= deadline:
                         report.unfinished = True
                         return report
-                    report.add(_purge_part(handle, one, ids, order))
+                    report.add(_purge_part(handle, one, ids, order, clearing))
         except (AreaRefused, AreaBusy, OSError) as error:
             logger.warning("area %s was not purged: %s", one.name, error)
             report.errors.append(f"area {one.name}: {error}")
@@ -96,37 +121,80 @@ def purge_due(
 
 def has_due(now: datetime) -> bool:
     """Whether anything in the trash has served its grace period."""
-    return CleanupItem.objects.filter(state=ItemState.TRASHED, purge_after__lte=now).exists()
+    due = CleanupItem.objects.filter(is_asked_at(now), state=ItemState.TRASHED, purge_after__lte=now)
+    return due.filter(area__enabled=True).exists()
 
 
 def count_due(*, now: datetime | None = None, area: StagingArea | None = None) -> list[CleanupItem]:
     """The items that a purge would consider now, for a dry run."""
-    found = CleanupItem.objects.filter(state=ItemState.TRASHED, purge_after__lte=now or database_now())
+    due_at = now or database_now()
+    found = CleanupItem.objects.filter(is_asked_at(due_at), state=ItemState.TRASHED, purge_after__lte=due_at)
     return list(found if area is None else found.filter(area=area))
 
 
-def _areas_with_due(due_at: datetime, area: StagingArea | None) -> list[StagingArea]:
-    due = StagingArea.objects.filter(
-        items__state=ItemState.TRASHED, items__purge_after__lte=due_at
-    ).distinct()
-    return list(due if area is None else due.filter(pk=area.pk))
+def _may_go(
+    order: _Order, *, area: StagingArea | None = None, put_off: bool = False
+) -> QuerySet[CleanupItem]:
+    """What the order allows to be purged now, as far as time is concerned.
+
+    Args:
+        order: which items are due.
+        area: this one only.
+        put_off: those that are put off instead of those that are not.
+    """
+    conditions = (Q(**condition) for condition in order.claims())
+    found = CleanupItem.objects.filter(reduce(or_, conditions), state=ItemState.TRASHED, area__enabled=True)
+    if order.due_at is not None:
+        asked = is_asked_at(order.due_at)
+        found = found.filter(~asked if put_off else asked)
+    return found if area is None else found.filter(area=area)
 
 
-def _due(area: StagingArea, due_at: datetime) -> Iterator[list[UUID]]:
-    """Yield the ids of due items, oldest first; those that are kept are met once."""
-    rows = CleanupItem.objects.filter(area=area, state=ItemState.TRASHED, purge_after__lte=due_at)
+def _areas_with_due(order: _Order, area: StagingArea | None) -> list[StagingArea]:
+    if area is not None:
+        return [area] if _may_go(order, area=area).exists() else []
+    return list(StagingArea.objects.filter(pk__in=_may_go(order).order_by().values("area")))
+
+
+def _due(area: StagingArea, order: _Order, *, left: Callable[[], int | None]) -> Iterator[list[UUID]]:
+    """Yield the ids of due items, oldest first; those that are kept are met once.
+
+    Args:
+        area: whose trash it is.
+        order: which items are due.
+        left: asked before each part: how many bytes are still wanted; None: all there are.
+    """
+    rows = _may_go(order, area=area)
+    field = "trashed_at" if order.under_pressure else "purge_after"
     after: tuple[datetime | None, str] | None = None
     while True:
         page = rows
         if after is not None:
-            page = rows.filter(Q(purge_after__gt=after[0]) | Q(purge_after=after[0], trash_id__gt=after[1]))
-        found = list(
-            page.order_by("purge_after", "trash_id").values_list("pk", "purge_after", "trash_id")[:_BATCH]
-        )
+            # The first condition says nothing that the second does not, but it is one that an index serves.
+            page = rows.filter(**{f"{field}__gte": after[0]})
+            page = page.filter(Q(**{f"{field}__gt": after[0]}) | Q(trash_id__gt=after[1]))
+        found = list(page.order_by(field, "trash_id").values_list("pk", "size", field, "trash_id")[:_BATCH])
         if not found:
             return
-        yield [pk for pk, _, _ in found]
-        after = (found[-1][1], found[-1][2])
+        after = (found[-1][2], found[-1][3])
+        while found and (wanted := left()) != 0:
+            count = _enough([size for _, size, *_ in found], wanted)
+            yield [pk for pk, *_ in found[:count]]
+            del found[:count]
+        if found:
+            return
+
+
+def _left(until_freed: int | None, report: PurgeReport) -> int | None:
+    return None if until_freed is None else max(until_freed - report.bytes, 0)
+
+
+def _enough(sizes: Sequence[int], wanted: int | None) -> int:
+    """How many of the first items come to `wanted` bytes; all of them if they do not."""
+    if wanted is None:
+        return len(sizes)
+    sums = accumulate(sizes)
+    return next((number for number, total in enumerate(sums, 1) if total >= wanted), len(sizes))
 
 
 def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> PurgeReport:
@@ -139,11 +207,11 @@ def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> Purge
     if not reason.strip():
         raise OperationRefused("purging before the end of the grace period needs a reason")
     order = _Order(actor=actor, reason=reason, due_at=None)
-    report = PurgeReport()
+    report, clearing = PurgeReport(), Clearing(now=database_now())
     for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
             for part in chunks(ids, _BATCH):
-                report.add(_purge_part(handle, area, part, order))
+                report.add(_purge_part(handle, area, part, order, clearing))
     return report
 
 
@@ -169,10 +237,11 @@ def _extend_part(area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: A
         rows = CleanupItem.objects.filter(pk__in=chunk, state=ItemState.TRASHED).order_by()
         locked_ids = list(rows.select_for_update().values_list("pk", flat=True))
         later = CleanupItem.objects.filter(pk__in=locked_ids)
-        later.update(purge_after=F("purge_after") + by, changed_at=now)
+        later.update(purge_after=F("purge_after") + by, purge_floor=F("purge_floor") + by, changed_at=now)
         found += locked_ids
     evidence = {"seconds": int(by.total_seconds())}
     rows_now = load(found, area=area)
+    follow_grace(area.pk, rows_now)
     DatabaseAuditSink().write(
         [_entry(row, "grace_extended", actor, now, evidence=evidence) for row in rows_now]
     )
@@ -188,15 +257,18 @@ def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
     return found
 
 
-def _purge_part(handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], order: _Order) -> PurgeReport:
+@collecting_later()
+def _purge_part(
+    handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], order: _Order, clearing: Clearing
+) -> PurgeReport:
     report = PurgeReport()
-    free = _screen(load(ids, area=area), area, report)
+    cleared = clearing.clear(load(ids, area=area), area, handle, report)
     with locked(handle):
-        rows = _claim(free, area, order, report)
+        rows = _claim(cleared.free, area, order, clearing, report)
         crash_point("run.after_purge_intent")
         done = purge_batch(handle, [row.trash_id for row in rows]) if rows else []
         crash_point("run.after_purge")
-        _commit(area, rows, done, order.actor, order.reason)
+        _commit(area, rows, done, order.actor, order.reason, evidence=cleared.evidence)
     for row, purged in zip(rows, done, strict=True):
         _add(report, row, purged)
     return report
@@ -212,52 +284,16 @@ def _add(report: PurgeReport, row: CleanupItem, purged: Purged) -> None:
         report.errors.append(f"{row.path}: {purged.detail}")
 
 
-def _screen(rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport) -> list[CleanupItem]:
-    """Ask the verifiers of each item's own policy version; return what may go, in the order of the trash."""
-    by_version: dict[int | None, list[CleanupItem]] = defaultdict(list)
-    for row in rows:
-        by_version[row.run.policy_version_id if row.run is not None else None].append(row)
-    # Adopted from the trash after the loss of the database: nobody knows whom to ask.
-    _keep(report, Reason.UNVERIFIED, by_version.pop(None, []))
-    free: set[UUID] = set()
-    for together in by_version.values():
-        for row, answer in zip(together, _ask(together, area), strict=True):
-            if answer is Answer.PASS:
-                free.add(row.pk)
-            else:
-                reason = Reason.VERIFIER_FAILED if answer is Answer.FAIL else Reason.UNVERIFIED
-                _keep(report, reason, [row])
-    return [row for row in rows if row.pk in free]
-
-
-def _ask(rows: Sequence[CleanupItem], area: StagingArea) -> list[Answer]:
-    run = rows[0].run
-    if run is None:
-        return [Answer.UNKNOWN] * len(rows)
-    ask = asker(policy_of(run.policy_version).verifiers)
-    subjects = [
-        Subject(path=row.path, task_id=row.task_id or None, size=row.size, area=str(area.uuid))
-        for row in rows
-    ]
-    return [checked.answer for checked in ask(subjects)]
-
-
-def _keep(report: PurgeReport, reason: Reason, rows: Sequence[CleanupItem]) -> None:
-    if not rows:
-        return
-    files = sum(len(row.members) for row in rows)
-    report.kept[str(reason)] = report.kept.get(str(reason), 0) + files
-
-
 def _claim(
-    given: Sequence[CleanupItem], area: StagingArea, order: _Order, report: PurgeReport
+    given: Sequence[CleanupItem], area: StagingArea, order: _Order, clearing: Clearing, report: PurgeReport
 ) -> list[CleanupItem]:
     """Commit the intent to purge what no hold keeps. In one transaction with the look at the holds."""
     now = database_now()
     with transaction.atomic():
-        free = _not_held(given, area, report, now)
-        conditions = {} if order.due_at is None else {"purge_after__lte": order.due_at}
-        claimed = set(claim_rows(free, ItemState.TRASHED, ItemState.PURGE_INTENT, now=now, **conditions))
+        free = [row.pk for row in clearing.not_held(given, area, report)]
+        claimed = set[UUID]()
+        for conditions in order.claims():
+            claimed.update(claim_rows(free, ItemState.TRASHED, ItemState.PURGE_INTENT, now=now, **conditions))
         rows = [row for row in given if row.pk in claimed]
         if rows:
             evidence = {"items": len(rows), "bytes": sum(row.size for row in rows)}
@@ -268,44 +304,52 @@ def _claim(
     return rows
 
 
-def _not_held(
-    rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport, now: datetime
-) -> list[UUID]:
-    holds = active_holds(area.pk, now=now)
-    free = []
-    for row in rows:
-        if holds and held_by(holds, [member["path"] for member in row.members]) is not None:
-            _keep(report, Reason.HELD, [row])
-        else:
-            free.append(row.pk)
-    return free
-
-
 def _commit(
-    area: StagingArea, rows: Sequence[CleanupItem], done: Sequence[Purged], actor: Actor, reason: str
+    area: StagingArea,
+    rows: Sequence[CleanupItem],
+    done: Sequence[Purged],
+    actor: Actor,
+    reason: str,
+    *,
+    evidence: Mapping[UUID, Mapping[str, str]] | None = None,
 ) -> None:
     """Write the outcomes: rows, totals and audit entries together."""
     if not rows:
         return
     now = database_now()
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    by_outcome: dict[tuple[str, str], list[UUID]] = defaultdict(list)
+    by_outcome: dict[tuple[str, str | None], list[UUID]] = defaultdict(list)
     for row, purged in zip(rows, done, strict=True):
-        by_outcome[purged.outcome, purged.detail[:500]].append(row.pk)
+        # Why it was kept for a while is no longer so.
+        before = "" if row.ask_again_at is not None else None
+        by_outcome[purged.outcome, purged.detail[:500] or before].append(row.pk)
         if purged.outcome == "purged":
             totals[policy_name(row)][0] += len(row.members)
             totals[policy_name(row)][1] += purged.bytes
     entries = [
-        _entry(row, _ACTIONS[purged.outcome], actor, now, reason=purged.detail or reason)
+        _entry(
+            row,
+            _ACTIONS[purged.outcome],
+            actor,
+            now,
+            reason=purged.detail or reason,
+            evidence=_said((evidence or {}).get(row.pk)),
+        )
         for row, purged in zip(rows, done, strict=True)
     ]
     with transaction.atomic():
         for (outcome, detail), ids in by_outcome.items():
-            changes = {"detail": detail} if detail else {}
+            changes = {} if detail is None else {"detail": detail}
             move_rows(ids, ItemState.PURGE_INTENT, _STATES[outcome], now=now, **changes)
         for name, (files, freed) in totals.items():
             add_totals(area.name, name, files_purged=files, bytes_purged=freed)
+        gone = (row for row, one in zip(rows, done, strict=True) if one.outcome == "purged")
+        follow_purged(area.pk, gone, now=now)
         DatabaseAuditSink().write(entries)
+
+
+def _said(verifiers: Mapping[str, str] | None) -> dict[str, Any]:
+    return {"verifiers": dict(verifiers)} if verifiers else {}
 
 
 _ACTIONS = {"purged": "purged", "lost": "lost", "error": "purge_error"}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
 from uuid import UUID
 
 import msgspec
@@ -19,7 +21,7 @@ from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import ManifestInvalid
 from cleanup.engine.plan import PlanItem
 from cleanup.engine.reasons import Reason
-from cleanup.engine.shelf import batches, read_manifest
+from cleanup.engine.shelf import batches, files_in, read_manifest
 from cleanup.engine.states import Decision, InTrash, ItemState, Observation, recover
 from cleanup.engine.trash import Manifest, ManifestItem, Moved, PreparedBatch, move, observe_all, reopen, tidy
 from cleanup.models import CleanupItem, CleanupRun, PlanBatch, StagingArea
@@ -28,7 +30,7 @@ from cleanup.operations.policies import policy_of
 from cleanup.operations.purging import finish_purges
 from cleanup.operations.restoring import finish_restores
 from cleanup.stores import Actor, DatabaseAuditSink, record
-from cleanup.stores.items import NewItem, insert_items, new_ids
+from cleanup.stores.items import NewItem, insert_items, load, move_rows, new_ids, plan_item, version_name
 from cleanup.stores.leases import WORKING_STATES
 from cleanup.stores.plans import chosen_of, drop_intent, open_intents
 from cleanup.stores.sql import chunks, database_now
@@ -56,6 +58,7 @@ class _InterruptedMove:
 
     def __init__(self, handle: AreaHandle, batch: PlanBatch) -> None:
         self.handle, self.batch, self.run = handle, batch, batch.run
+        self.policy = policy_of(self.run.policy_version)
         self.items = chosen_of(batch)
         self.ids = [f"{batch.trash_batch}/{number}" for number in range(len(self.items))]
         self.seen = list(observe_all(handle, zip(self.items, self.ids, strict=True)))
@@ -78,6 +81,7 @@ class _InterruptedMove:
 
     def let_go(self) -> None:
         """Nothing was ever moved: the batch is as it was planned, for the run to take up again."""
+        tidy(self.handle, self.batch.trash_batch)
         with transaction.atomic():
             drop_intent(self.batch)
             self.write("intent_released", len(self.items))
@@ -107,7 +111,7 @@ class _InterruptedMove:
         if not waiting or self.run.state not in WORKING_STATES:
             return []
         items, area = [self.items[index] for index in waiting], self.run.tree()
-        ask = asker(policy_of(self.run.policy_version).verifiers)
+        ask = asker(self.policy.verifiers, policy=self.policy.name, area=self.handle)
         screened = screen(items, area_id=area.pk, area_uuid=str(area.uuid), ask=ask, now=database_now())
         for position, outcome in screened.barred.items():
             self.outcomes[waiting[position]] = outcome
@@ -116,7 +120,8 @@ class _InterruptedMove:
     def move(self, prepared: PreparedBatch, indices: Sequence[int]) -> None:
         ids = tuple(self.ids[index] for index in indices)
         part = msgspec.structs.replace(prepared, ids=ids, items={id: prepared.items[id] for id in ids})
-        for index, moved in zip(indices, move(self.handle, part), strict=True):
+        done = move(self.handle, part, skip_in_use=self.policy.skip_in_use)
+        for index, moved in zip(indices, done, strict=True):
             self.outcomes[index] = outcome_of(self.items[index], moved)
 
     def commit(self) -> None:
@@ -145,10 +150,18 @@ def _decided(item: PlanItem, trash_id: str, decision: Decision, seen: Observatio
 
 
 def adopt(handle: AreaHandle, area: StagingArea) -> int:
-    """Make rows for what lies in the trash and has none; return how many. The caller holds the area's lock.
+    """Make rows for what lies in the trash and has none, and look for what rows say and the trash lacks.
 
-    A batch whose manifest cannot be read is logged and left.
+    The caller holds the area's lock. A batch whose manifest cannot be read is logged and left. What is
+    missing becomes `lost`, which is an alarm; what was lost and is back is in the trash again.
+
+    Returns:
+        How many rows were made or changed.
     """
+    return _adopt_unknown(handle, area) + _check_rows(handle, area)
+
+
+def _adopt_unknown(handle: AreaHandle, area: StagingArea) -> int:
     adopted = 0
     for names in chunks(batches(handle)):
         known = set(PlanBatch.objects.filter(trash_batch__in=names).values_list("trash_batch", flat=True))
@@ -158,7 +171,9 @@ def adopt(handle: AreaHandle, area: StagingArea) -> int:
             try:
                 manifest = read_manifest(handle, name)
             except ManifestInvalid as error:
-                logger.error("area %s: %s", area.name, error)
+                # A crash before anything came leaves a batch that is only a beginning.
+                if files_in(handle, name) or not tidy(handle, name):
+                    logger.error("area %s: %s", area.name, error)
             else:
                 adopted += _adopt_batch(handle, area, manifest)
                 tidy(handle, name)
@@ -194,10 +209,10 @@ def _without_row(handle: AreaHandle, manifest: Manifest) -> Iterator[NewItem]:
         known = set(CleanupItem.objects.filter(trash_id__in=ids).values_list("trash_id", flat=True))
         lacking = [item for item in part if item.id not in known]
         pairs = [(item.plan_item(), item.id) for item in lacking]
-        for item, (plan_item, trash_id), seen in zip(lacking, pairs, observe_all(handle, pairs), strict=True):
+        for item, (planned, trash_id), seen in zip(lacking, pairs, observe_all(handle, pairs), strict=True):
             decision = recover(None, seen)
             if decision in (Decision.ADOPT, Decision.ADOPT_ERROR):
-                yield _adopted(item, plan_item, trash_id, decision)
+                yield _adopted(item, planned, trash_id, decision)
 
 
 def _adopted(item: ManifestItem, plan_item: PlanItem, trash_id: str, decision: Decision) -> NewItem:
@@ -213,3 +228,50 @@ def _is_uuid(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# Rows whose files should be in the trash, or should not
+
+
+def _check_rows(handle: AreaHandle, area: StagingArea) -> int:
+    """Compare rows with the names in the trash, and look closer only where these disagree."""
+    rows = CleanupItem.objects.filter(area=area, state__in=(ItemState.TRASHED, ItemState.LOST))
+    found = rows.order_by("trash_id").values_list("pk", "state", "trash_id").iterator(chunk_size=10_000)
+    doubtful: list[UUID] = []
+    for batch, group in groupby(found, key=lambda row: row[2].rpartition("/")[0]):
+        present = files_in(handle, batch)
+        for pk, state, trash_id in group:
+            if (trash_id.rpartition("/")[2] in present) is not (state == ItemState.TRASHED):
+                doubtful.append(pk)
+    return sum(_correct(area, handle, part) for part in chunks(doubtful))
+
+
+def _correct(area: StagingArea, handle: AreaHandle, ids: Sequence[UUID]) -> int:
+    rows, now, changed = load(ids, area=area), database_now(), 0
+    seen = observe_all(handle, [(plan_item(row), row.trash_id) for row in rows])
+    with transaction.atomic():
+        for row, observation in zip(rows, list(seen), strict=True):
+            decision = recover(ItemState(row.state), observation)
+            if decision in _CORRECTED:
+                state, action = _CORRECTED[decision]
+                changed += move_rows([row.pk], ItemState(row.state), state, now=now)
+                _tell(row, action, observation, now)
+    return changed
+
+
+#: What a decision makes of a row that should be in the trash, and how the audit calls it.
+_CORRECTED = {
+    Decision.FINISH: (ItemState.TRASHED, "found"),
+    Decision.LOST: (ItemState.LOST, "lost"),
+    Decision.ERROR: (ItemState.ERROR, "damaged"),
+}
+
+
+def _tell(row: CleanupItem, action: str, seen: Observation, now: datetime) -> None:
+    logger.error("%s of area %s: %s (%s in the trash)", row.path, row.area.name, action, seen.trash)
+    entry = record(
+        RECOVERY, action, now=now, run=row.run_id, item=row.pk, area=row.area.name, path=row.path,
+        size=row.size, policy_version=version_name(row),
+        evidence={"trash": row.trash_id, "source": str(seen.source), "in_trash": str(seen.trash)},
+    )  # fmt: skip
+    DatabaseAuditSink().write([entry])

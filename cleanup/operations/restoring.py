@@ -1,14 +1,16 @@
 """Bringing files back from the trash: by a person at any time until they are purged, never over another file.
 
-The rows are claimed in one transaction, so of a restore and a purge of the same file one finds nothing to do;
-then the engine renames; then the outcomes are committed. A crash in between leaves rows in state `restoring`,
-which recovery finishes. What could not be brought back stays in the trash, as it was.
+First a hold is put on the names that they return to, for as long as their policy's grace period, so that the
+next run does not take at once what somebody has just brought back. The rows are claimed in one transaction,
+so of a restore and a purge of the same file one finds nothing to do; then the engine renames; then the
+outcomes are committed. A crash in between leaves rows in state `restoring`, which recovery finishes. What
+could not be brought back stays in the trash, as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -17,16 +19,17 @@ from django.db import transaction
 
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.audit import AuditRecord
-from cleanup.engine.errors import AreaRefused, ManifestInvalid, PolicyInvalid
+from cleanup.engine.errors import AreaBusy, AreaRefused, ManifestInvalid, PolicyInvalid
 from cleanup.engine.expiry import companion_name
 from cleanup.engine.faults import crash_point
-from cleanup.engine.names import is_below, is_internal, unescape
+from cleanup.engine.names import escape, is_below, is_internal, unescape
 from cleanup.engine.plan import PlanItem
-from cleanup.engine.states import Decision, ItemState, Observation, recover
-from cleanup.engine.trash import Restored, observe_all
+from cleanup.engine.states import Decision, InTrash, ItemState, Observation, recover
+from cleanup.engine.trash import Restored, observe, observe_all, restore_batch
 from cleanup.engine.trash import restore as engine_restore
 from cleanup.models import CleanupItem, StagingArea
 from cleanup.operations.areas import locked, opened
+from cleanup.operations.keeping import keep_restored, narrow
 from cleanup.operations.outcomes import Conflict, OperationRefused, RestoreReport
 from cleanup.operations.purging import tidy_batches
 from cleanup.stores import Actor, DatabaseAuditSink, record
@@ -40,13 +43,18 @@ from cleanup.stores.items import (
     policy_name,
     version_name,
 )
+from cleanup.stores.registry import follow_restored
 from cleanup.stores.sql import chunks, database_now
 
 #: Items brought back under one hold of the area's lock.
-_BATCH = 500
+_BATCH = 2_000
 
 #: From which a restore may start; an error may have left its bytes in the trash.
 _RESTORABLE = (ItemState.TRASHED, ItemState.ERROR)
+
+
+#: Stands for what is not known before the engine was asked.
+_GOES_ON = Restored("error", "", "the restore goes on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,7 @@ def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) 
     """Bring items back under their old names, or one item under the escaped path `to` below its area.
 
     Items that are not in the trash are passed over. A taken name is a conflict: the item stays in the trash.
+    What could not be made durable is an error in the report, and left to recovery.
 
     Raises:
         OperationRefused: `to` is given for more than one item, or is no place below the area.
@@ -71,11 +80,37 @@ def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) 
         _check_target(item_ids, to)
     for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
-            for part in chunks(ids, _BATCH):
-                with locked(handle):
-                    done = _restore_part(handle, area, part, actor, to)
-                _report(done, report)
+            _restore_in(handle, area, ids, actor, to, report)
     return report
+
+
+def _restore_in(
+    handle: AreaHandle,
+    area: StagingArea,
+    ids: Sequence[UUID],
+    actor: Actor,
+    to: str | None,
+    report: RestoreReport,
+) -> None:
+    kept, back = keep_restored(area, ids, actor, to=to), list[str]()
+    for part in chunks(ids, _BATCH):
+        try:
+            with locked(handle):
+                done = _restore_part(handle, area, part, actor, to)
+        except AreaBusy:
+            narrow(kept, back, actor)
+            raise
+        except OSError as error:
+            report.errors.append(f"area {area.name}: {error}; recovery will finish what was begun")
+            return
+        _report(done, report)
+        back += [path for one in done if one.restored.outcome == "restored" for path in _paths(one.row, to)]
+    narrow(kept, back, actor)
+
+
+def _paths(row: CleanupItem, to: str | None) -> list[str]:
+    """The names under which the files of a row came back."""
+    return [escape(member.path) for member in _restored_item(row, to).members]
 
 
 def _check_target(item_ids: Collection[UUID], to: str) -> None:
@@ -90,12 +125,13 @@ def _check_target(item_ids: Collection[UUID], to: str) -> None:
 
 
 def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
-    found: dict[StagingArea, list[UUID]] = {}
+    found: dict[int, list[UUID]] = {}
     for part in chunks(item_ids):
         rows = CleanupItem.objects.filter(pk__in=part, state__in=_RESTORABLE).exclude(trash_id="")
-        for row in rows.select_related("area").order_by("area_id", "trash_id"):
-            found.setdefault(row.area, []).append(row.pk)
-    return found
+        for area_id, pk in rows.order_by("area_id", "trash_id").values_list("area_id", "pk"):
+            found.setdefault(area_id, []).append(pk)
+    areas = StagingArea.objects.in_bulk(found)
+    return {areas[area_id]: ids for area_id, ids in found.items()}
 
 
 def _restore_part(
@@ -108,22 +144,25 @@ def _restore_part(
         }
         if to is not None:
             CleanupItem.objects.filter(pk__in=before).update(restore_to=to)
+    rows = load(before, area=area)
+    restored = [_restore_to(handle, row, to) for row in rows] if to else _restore_rows(handle, rows)
     done = [
-        _Done(row=row, before=before[row.pk], restored=_restore_one(handle, row, to))
-        for row in load(before, area=area)
+        _Done(row=row, before=before[row.pk], restored=one) for row, one in zip(rows, restored, strict=True)
     ]
     crash_point("restore.before_commit")
     _commit(area, done, actor)
     return done
 
 
-def _restore_one(handle: AreaHandle, row: CleanupItem, to: str | None) -> Restored:
+def _restore_rows(handle: AreaHandle, rows: Sequence[CleanupItem]) -> list[Restored]:
+    return restore_batch(handle, [row.trash_id for row in rows])
+
+
+def _restore_to(handle: AreaHandle, row: CleanupItem, to: str) -> Restored:
     try:
-        return engine_restore(handle, row.trash_id, to=unescape(to) if to else None)
+        return engine_restore(handle, row.trash_id, to=unescape(to))
     except (ManifestInvalid, AreaRefused) as error:
         return Restored("error", row.path, str(error))
-    except OSError as error:
-        return Restored("error", row.path, error.strerror or str(error))
 
 
 def _commit(area: StagingArea, done: Sequence[_Done], actor: Actor) -> None:
@@ -134,6 +173,8 @@ def _commit(area: StagingArea, done: Sequence[_Done], actor: Actor) -> None:
             move_rows(ids, ItemState.RESTORING, state, now=now, restore_to="", detail=detail)
         for name, rows in _by_policy(one.row for one in done if one.restored.outcome == "restored").items():
             add_totals(area.name, name, files_restored=files_of(rows))
+        back = [one.row for one in done if one.restored.outcome == "restored"]
+        follow_restored(area.pk, ((row, _paths(row, row.restore_to or None)) for row in back))
         DatabaseAuditSink().write([_entry(area, one, actor, now) for one in done])
 
 
@@ -190,21 +231,21 @@ def finish_restores(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
     finished = 0
     for part in chunks(list(ids), _BATCH):
         rows = load(part, area=area)
-        seen = observe_all(handle, [(_restored_item(row), row.trash_id) for row in rows])
-        done = [_finish(handle, row, observation) for row, observation in zip(rows, list(seen), strict=True)]
+        seen = observe_all(handle, [(_restored_item(row, row.restore_to), row.trash_id) for row in rows])
+        done = [_decided(row, observation) for row, observation in zip(rows, list(seen), strict=True)]
+        done = _go_on(handle, done)
         _commit(area, done, actor)
         tidy_batches(handle, rows)
         finished += len(rows)
     return finished
 
 
-def _finish(handle: AreaHandle, row: CleanupItem, seen: Observation) -> _Done:
+def _decided(row: CleanupItem, seen: Observation) -> _Done:
+    """What is to be said of a row; `_GOES_ON` where that is not known yet."""
     path = row.restore_to or row.path
     match recover(ItemState.RESTORING, seen):
         case Decision.RESTORE_ON:
-            return _Done(
-                row=row, before=ItemState.TRASHED, restored=_restore_one(handle, row, row.restore_to or None)
-            )
+            return _Done(row=row, before=ItemState.TRASHED, restored=_GOES_ON)
         case Decision.RESTORED:
             return _Done(row=row, before=ItemState.TRASHED, restored=Restored("restored", path))
         case Decision.LOST:
@@ -213,12 +254,29 @@ def _finish(handle: AreaHandle, row: CleanupItem, seen: Observation) -> _Done:
     return _Done(row=row, before=ItemState.ERROR, restored=Restored("error", path, detail))
 
 
-def _restored_item(row: CleanupItem) -> PlanItem:
-    """The item under the names that the restore was to give it."""
+def _go_on(handle: AreaHandle, done: Sequence[_Done]) -> list[_Done]:
+    """Restore what the crash left in the trash, all that goes to its old name together."""
+    waiting = [one.row for one in done if one.restored is _GOES_ON]
+    plain = [row for row in waiting if not row.restore_to]
+    back = dict(zip((row.pk for row in plain), _restore_rows(handle, plain), strict=True))
+    back |= {row.pk: _restore_to(handle, row, row.restore_to) for row in waiting if row.restore_to}
+    return [_after(handle, one, back[one.row.pk]) if one.row.pk in back else one for one in done]
+
+
+def _after(handle: AreaHandle, one: _Done, restored: Restored) -> _Done:
+    """Where a row that could not be restored goes back to: only what is whole may be purged by time."""
+    if restored.outcome in ("restored", "lost"):
+        return replace(one, restored=restored)
+    whole = observe(handle, plan_item(one.row), one.row.trash_id).trash is InTrash.WHOLE
+    return replace(one, restored=restored, before=ItemState.TRASHED if whole else ItemState.ERROR)
+
+
+def _restored_item(row: CleanupItem, to: str | None) -> PlanItem:
+    """The item under the names that the restore is to give it."""
     item = plan_item(row)
-    if not row.restore_to:
+    if not to:
         return item
-    first = unescape(row.restore_to)
+    first = unescape(to)
     names = [first, companion_name(first) or first]
     members = tuple(
         msgspec.structs.replace(member, path=name) for member, name in zip(item.members, names, strict=False)

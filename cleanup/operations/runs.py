@@ -17,7 +17,7 @@ from celery import current_app
 from django.db import IntegrityError, transaction
 from kombu.exceptions import OperationalError
 
-from cleanup.models import ACTIVE_STATES, CleanupRun, Mode, RetentionPolicy, RunState
+from cleanup.models import ACTIVE_STATES, CleanupRun, Mode, RetentionPolicy, RunState, StagingArea
 from cleanup.operations.outcomes import NotFound, OperationRefused, RunActive
 from cleanup.operations.policies import current_version
 from cleanup.stores import Actor, DatabaseAuditSink, record
@@ -56,17 +56,15 @@ def start_run(policy: RetentionPolicy, actor: Actor, *, dry_run: bool = False) -
         RunActive: its area has a run that is not over.
         OperationRefused: the policy is off or was never saved, or its area is disabled.
     """
-    if policy.mode == Mode.OFF:
-        raise OperationRefused(f"policy {policy.name!r} is off")
-    if policy.area and not policy.area.enabled:
-        raise OperationRefused(f"area {policy.scope!r} is disabled")
     now = database_now()
-    expire_plans(now, area_id=policy.area_id)
     try:
         with transaction.atomic():
+            policy = _as_it_is(policy)
+            expire_plans(now, **_scope(policy))
             run = CleanupRun.objects.create(
                 policy_version=current_version(policy),
                 area=policy.area,
+                rows_of="" if policy.area else policy.model,
                 dry_run=dry_run or policy.mode == Mode.REPORT,
                 actor=actor.name[:150],
                 actor_kind=actor.kind,
@@ -77,8 +75,31 @@ def start_run(policy: RetentionPolicy, actor: Actor, *, dry_run: bool = False) -
     return run
 
 
+def _as_it_is(policy: RetentionPolicy) -> RetentionPolicy:
+    """The policy as it is now, kept from being edited, and its area from being disabled, until the commit."""
+    rows = RetentionPolicy.objects.select_for_update(no_key=True)
+    stored = rows.filter(pk=policy.pk).first()
+    if stored is None:
+        raise OperationRefused(f"policy {policy.name!r} was never saved, or is gone")
+    if stored.mode == Mode.OFF:
+        raise OperationRefused(f"policy {stored.name!r} is off")
+    if stored.area_id is not None:
+        stored.area = StagingArea.objects.select_for_update(no_key=True).get(pk=stored.area_id)
+        if not stored.area.enabled:
+            raise OperationRefused(f"area {stored.scope!r} is disabled")
+    return stored
+
+
+def _scope(thing: RetentionPolicy | CleanupRun) -> dict[str, Any]:
+    """Lookups of the runs that compete with those of `thing`: of its area, or of its model."""
+    if thing.area_id is not None:
+        return {"area_id": thing.area_id}
+    model = thing.model if isinstance(thing, RetentionPolicy) else thing.rows_of
+    return {"area__isnull": True, "rows_of": model}
+
+
 def _active_message(policy: RetentionPolicy) -> str:
-    active = CleanupRun.objects.filter(area_id=policy.area_id, state__in=ACTIVE_STATES).first()
+    active = CleanupRun.objects.filter(state__in=ACTIVE_STATES, **_scope(policy)).first()
     which = f": run {active.pk}, {active.get_state_display()}" if active else ""
     what = "area" if policy.area else "model"
     return f"{what} {policy.scope!r} has an active run{which}"
@@ -111,10 +132,11 @@ def approve(run: CleanupRun, *, files: int, actor: Actor) -> CleanupRun:
     An area marked `protected` needs two persons; until the second one the run goes on waiting.
 
     Raises:
-        OperationRefused: it does not wait for approval, the number is wrong, or this person has approved it.
+        OperationRefused: it does not wait for approval, the number is wrong, this person has approved it, or
+            its policy was changed since: it would do what nobody wants any more.
     """
     now = database_now()
-    expire_plans(now, area_id=run.area_id)
+    expire_plans(now, **_scope(run))
     with transaction.atomic():
         run = _locked(run)
         _check_approval(run, files, actor)
@@ -141,6 +163,12 @@ def _locked(run: CleanupRun) -> CleanupRun:
 def _check_approval(run: CleanupRun, files: int, actor: Actor) -> None:
     if run.state != RunState.AWAITING_APPROVAL:
         raise OperationRefused(f"the run is {run.get_state_display()}, not awaiting approval")
+    newest = current_version(run.policy_version.policy)
+    if newest.pk != run.policy_version_id:
+        raise OperationRefused(
+            f"the plan is of version {run.policy_version.number} of the policy, which is at {newest.number}: "
+            "reject it, and the next run plans anew"
+        )
     if files != run.planned_files:
         raise OperationRefused(f"the plan has {run.planned_files} files, not {files}")
     if any(approval["actor"] == actor.name for approval in run.approvals):
@@ -202,13 +230,11 @@ def end(run: CleanupRun, state: RunState, actor: Actor, *, message: str = "") ->
     write_entry(run, f"run_{state}", actor, now=now, reason=message)
 
 
-def expire_plans(now: datetime, *, area_id: int | None = None) -> int:
-    """End the runs whose plan is too old to be carried out; return how many."""
+def expire_plans(now: datetime, **scope: Any) -> int:
+    """End the runs (within `scope`, lookups) whose plan is too old to be carried out; return how many."""
     stale = CleanupRun.objects.select_related("area", "policy_version__policy").filter(
-        state__in=[RunState.AWAITING_APPROVAL, RunState.APPROVED], plan_expires_at__lt=now
+        state__in=[RunState.AWAITING_APPROVAL, RunState.APPROVED], plan_expires_at__lt=now, **scope
     )
-    if area_id is not None:
-        stale = stale.filter(area_id=area_id)
     ended = 0
     for run in stale:
         with transaction.atomic():

@@ -1,8 +1,9 @@
-"""What happens by the clock: due policies, abandoned runs, stale plans, interrupted work, old rows.
+"""What happens by the clock: due policies, abandoned runs, stale plans, interrupted work, old rows, samples.
 
-Any number of ticks may run at once: a policy is claimed by a conditional update, and everything else is safe
-to do twice. Due times are ours, in SQL, because Celery Beat forgets what it missed; a schedule that was
-missed for however long is caught up with once.
+Any number of ticks may run at once: a policy is claimed by a conditional update in one transaction with its
+run, so a due time gives at most one run and is never lost with the process that claimed it; everything else
+is safe to do twice. Due times are ours, in SQL, because Celery Beat forgets what it missed; a schedule that
+was missed for however long is caught up with once, or not at all, as its policy says.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.apps import apps
+from django.db import transaction
 from django.db.models import Q
 
-from cleanup.engine.errors import AreaBusy, EngineError
+from cleanup.engine.errors import AreaBusy, EngineError, PolicyInvalid
 from cleanup.models import CleanupItem, ItemState, Mode, PlanBatch, RetentionPolicy, StagingArea
+from cleanup.operations import usage
 from cleanup.operations.areas import locked, opened
+from cleanup.operations.duetimes import Schedule, is_skipped, parse_schedule
 from cleanup.operations.outcomes import OperationRefused, RunActive
 from cleanup.operations.recovery import adopt, recover_area
+from cleanup.operations.rows import purge_due_rows
 from cleanup.operations.runs import expire_plans, start_run, working_runs
-from cleanup.softdelete import SoftDeleteModel
 from cleanup.stores import Actor
 from cleanup.stores.leases import is_dead
 from cleanup.stores.plans import OPEN
@@ -61,37 +64,65 @@ def tick(now: datetime | None = None) -> Tick:
     done.recovered = recover_all()
     done.started = claim_due(now)
     done.reaped = [run for run in abandoned(now) if run not in done.started]
-    done.rows_purged = purge_rows(now)
+    done.rows_purged = purge_due_rows(now).rows
+    usage.sample(now)
     return done
 
 
 def claim_due(now: datetime) -> list[UUID]:
     """Start a run of every policy that is due, and note when it is due next."""
-    due = RetentionPolicy.objects.select_related("area").filter(next_due_at__lte=now, area__enabled=True)
     started = []
-    for policy in due.exclude(mode=Mode.OFF):
-        if not _claim(policy, _following(policy, now)):
-            continue
+    for policy in _scheduled():
         try:
-            started.append(start_run(policy, Actor.system("schedule")).pk)
-        except RunActive:
-            RetentionPolicy.objects.filter(pk=policy.pk).update(next_due_at=now + _AGAIN)
-        except OperationRefused as refusal:
-            logger.warning("policy %s was due and did not run: %s", policy.name, refusal)
+            schedule = parse_schedule(policy.schedule)
+        except PolicyInvalid as error:
+            logger.error("policy %s never runs: %s", policy.name, error)
+            continue
+        if policy.next_due_at is None or schedule.is_out_of_reach(policy.next_due_at, now):
+            # Never claimed, or claimed by a clock that was ahead and has been set back since.
+            _move(policy, schedule.after(now))
+        elif policy.next_due_at <= now and (run := _claim(policy, schedule, now)):
+            started.append(run)
     return started
 
 
-def _following(policy: RetentionPolicy, now: datetime) -> datetime:
-    """The first of the policy's due times after `now`: one run catches up with all that were missed."""
-    if policy.next_due_at is None or policy.interval <= timedelta(0):
-        return now + max(policy.interval, _AGAIN)
-    missed = (now - policy.next_due_at) // policy.interval
-    return policy.next_due_at + (missed + 1) * policy.interval
+def due_policies(now: datetime) -> list[RetentionPolicy]:
+    """The policies that a tick would start now."""
+    return [
+        policy
+        for policy in _scheduled()
+        if policy.next_due_at is not None and policy.next_due_at <= now and not is_skipped(policy, now)
+    ]
 
 
-def _claim(policy: RetentionPolicy, following: datetime) -> bool:
-    """Move the due time on, unless another tick has done so."""
-    mine = RetentionPolicy.objects.filter(pk=policy.pk, next_due_at=policy.next_due_at)
+def _scheduled() -> list[RetentionPolicy]:
+    governed = Q(area__isnull=True) | Q(area__enabled=True)
+    return list(RetentionPolicy.objects.select_related("area").filter(governed).exclude(mode=Mode.OFF))
+
+
+def _claim(policy: RetentionPolicy, schedule: Schedule, now: datetime) -> UUID | None:
+    """Move the due time on and make the run, both or neither. None if another tick did, or nothing runs."""
+    following = schedule.after(now, anchor=policy.next_due_at)
+    with transaction.atomic():
+        if not _move(policy, following):
+            return None
+        if is_skipped(policy, now):
+            logger.info("policy %s was missed, and is not caught up with", policy.name)
+            return None
+        try:
+            return start_run(policy, Actor.system("schedule")).pk
+        except RunActive:
+            RetentionPolicy.objects.filter(pk=policy.pk).update(next_due_at=min(now + _AGAIN, following))
+        except OperationRefused as refusal:
+            logger.warning("policy %s was due and did not run: %s", policy.name, refusal)
+    return None
+
+
+def _move(policy: RetentionPolicy, following: datetime) -> bool:
+    """Move the due time on, unless another tick has done so or the schedule was edited meanwhile."""
+    mine = RetentionPolicy.objects.filter(
+        pk=policy.pk, next_due_at=policy.next_due_at, schedule=policy.schedule
+    )
     return bool(mine.update(next_due_at=following))
 
 
@@ -129,12 +160,6 @@ def _areas_with_open_work() -> list[StagingArea]:
     moves = PlanBatch.objects.filter(OPEN).values("run__area")
     rows = CleanupItem.objects.filter(state__in=[ItemState.PURGE_INTENT, ItemState.RESTORING]).values("area")
     return list(StagingArea.objects.filter(Q(pk__in=moves) | Q(pk__in=rows)))
-
-
-def purge_rows(now: datetime) -> int:
-    """Remove for good the soft-deleted rows whose grace period is over, of every model that has them."""
-    models = [model for model in apps.get_models() if issubclass(model, SoftDeleteModel)]
-    return sum(model.all_objects.purge(now) for model in models)
 
 
 Execute = Callable[[UUID], object]

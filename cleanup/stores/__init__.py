@@ -5,6 +5,6 @@ on PostgreSQL, in raw statements where thousands of rows change together. `audit
 `cleanup:audit`. Nothing here touches a staging area.
 """
 
-from cleanup.stores.audit import Actor, DatabaseAuditSink, entries, record, verify
+from cleanup.stores.audit import Actor, DatabaseAuditSink, entries, record
 
-__all__ = ["Actor", "DatabaseAuditSink", "entries", "record", "verify"]
+__all__ = ["Actor", "DatabaseAuditSink", "entries", "record"]

@@ -18,10 +18,10 @@ import msgspec
 from django.db import connection, transaction
 
 from cleanup import models
-from cleanup.engine.audit import GENESIS, AuditEntry, AuditRecord, ChainReport, canonical, seal, verify_chain
+from cleanup.engine.audit import GENESIS, AuditEntry, AuditRecord, canonical, seal
 from cleanup.engine.errors import AuditInvalid
 from cleanup.stores.feed import announce
-from cleanup.stores.sql import field_of, insert_rows
+from cleanup.stores.sql import column_of, field_of, insert_rows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -33,6 +33,13 @@ _WIDTHS = {
     name: field_of(models.AuditEntry, name).max_length
     for name in ("actor", "actor_kind", "action", "run", "item", "area", "policy_version", "reason")
 }
+
+#: Columns that hold an empty text where an entry has None.
+_BLANK = ("run", "item", "area", "path", "policy_version", "reason")
+
+_TABLE = models.AuditEntry._meta.db_table
+_COLUMNS = ", ".join(column_of(models.AuditEntry, name) for name in _FIELDS)
+_SEQ = _FIELDS.index("seq")
 
 #: Entries read at a time: a chain of millions is verified in constant memory.
 _PAGE = 2_000
@@ -135,25 +142,30 @@ def _first_head() -> tuple[int, str]:
 
 def _storable(entry: AuditRecord) -> AuditRecord:
     """Write an empty text as None: the columns cannot tell the two apart, so the hash must not."""
-    empty = {name: None for name in ("run", "item", "area", "path", "policy_version", "reason")
-             if getattr(entry, name) == ""}  # fmt: skip
-    return msgspec.structs.replace(entry, **empty) if empty else entry
+    if "" not in (entry.run, entry.item, entry.area, entry.path, entry.policy_version, entry.reason):
+        return entry
+    return msgspec.structs.replace(entry, **{name: getattr(entry, name) or None for name in _BLANK})
 
 
-def _row(entry: AuditEntry) -> list[Any]:
-    values = entry.fields()
-    values["evidence"] = canonical(values["evidence"]).decode()
-    for name in ("run", "item", "area", "path", "policy_version", "reason"):
-        values[name] = values[name] or ""
-    return [values[name] for name in _FIELDS]
+def _row(entry: AuditEntry) -> tuple[Any, ...]:
+    """In the order of `_FIELDS`."""
+    return (
+        entry.at_us, entry.actor, entry.actor_kind, entry.action, entry.run or "", entry.item or "",
+        entry.area or "", entry.path or "", entry.size, entry.policy_version or "", entry.reason or "",
+        canonical(entry.evidence).decode() if entry.evidence else "{}", entry.seq, entry.prev_hash,
+        entry.hash,
+    )  # fmt: skip
 
 
 def _entry(row: Sequence[Any]) -> AuditEntry:
-    values = dict(zip(_FIELDS, row, strict=True))
-    for name in ("run", "item", "area", "path", "policy_version", "reason"):
-        values[name] = values[name] or None
-    values["evidence"] = _evidence(values["evidence"])
-    return AuditEntry(**values)
+    (at_us, actor, actor_kind, action, run, item, area, path, size, version, reason, evidence, seq, prev_hash,
+     own) = row  # fmt: skip
+    return AuditEntry(
+        at_us=at_us, actor=actor, actor_kind=actor_kind, action=action, run=run or None, item=item or None,
+        area=area or None, path=path or None, size=size, policy_version=version or None,
+        reason=reason or None, evidence={} if evidence == "{}" else _evidence(evidence), seq=seq,
+        prev_hash=prev_hash, hash=own,
+    )  # fmt: skip
 
 
 def _evidence(text: str) -> dict[str, Any]:
@@ -170,44 +182,20 @@ def _evidence(text: str) -> dict[str, Any]:
 def entries(*, after: int | None = None, up_to: int | None = None) -> Iterator[AuditEntry]:
     """Yield entries in order, page by page; each page is a statement of its own."""
     while True:
-        page = models.AuditEntry.objects.order_by("seq")
-        if after is not None:
-            page = page.filter(seq__gt=after)
-        if up_to is not None:
-            page = page.filter(seq__lte=up_to)
-        rows = list(page.values_list(*_FIELDS)[:_PAGE])
+        rows = _page(after, up_to)
         yield from map(_entry, rows)
         if len(rows) < _PAGE:
             return
-        after = rows[-1][_FIELDS.index("seq")]
+        after = rows[-1][_SEQ]
 
 
-def verify() -> ChainReport:
-    """Read the whole chain and report the first flaw; others may write meanwhile.
-
-    The chain is read up to the head of this moment, and must end in it. Entries beyond the head are then
-    sought in one statement, since head and entries only ever move together.
-    """
-    head = models.AuditHead.objects.filter(pk=1).values_list("seq", "hash").first()
-    if head is None:
-        count = models.AuditEntry.objects.count()
-        if count:
-            return ChainReport(sound=False, entries=0, first_bad_seq=1, kind="head")
-        return ChainReport(sound=True, entries=0)
-    report = verify_chain(entries(up_to=head[0]), head=head)
-    if not report.sound:
-        return report
-    beyond = _beyond_head()
-    if beyond is not None:
-        return ChainReport(sound=False, entries=report.entries, first_bad_seq=beyond, kind="head")
-    return report
-
-
-def _beyond_head() -> int | None:
-    entry, head = models.AuditEntry._meta.db_table, models.AuditHead._meta.db_table
+def _page(after: int | None, up_to: int | None) -> list[tuple[Any, ...]]:
+    conditions = [("seq > %s", after), ("seq <= %s", up_to)]
+    chosen = [(text, value) for text, value in conditions if value is not None]
+    where = "WHERE " + " AND ".join(text for text, _ in chosen) if chosen else ""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT MIN(seq) FROM {entry} WHERE seq > (SELECT seq FROM {head} WHERE id = 1)"  # noqa: S608
+            f"SELECT {_COLUMNS} FROM {_TABLE} {where} ORDER BY seq LIMIT {_PAGE}",  # noqa: S608
+            [value for _, value in chosen],
         )
-        found: int | None = cursor.fetchone()[0]
-    return found
+        return list(cursor.fetchall())

@@ -143,7 +143,7 @@ def test_restore_never_overwrites_what_took_the_place(site: Site) -> None:
 def test_purge_after_grace_frees_the_space_and_nothing_before(site: Site) -> None:
     root = area(site, "brief")
     plant(root, site.folder / "outside" / "brief", files=300, age_days=2, seed=9)
-    policy(site, "brief", "--rule", "age", "--age", "2d", "--grace", "10s")
+    policy(site, "brief", "--rule", "age", "--age", "2d", "--grace", "20s")
     expected, kept = old_files(root, 2), fingerprints(root)
     occupied, due = disk_usage(root), space_of(root, expected)
     run = site.manage_json("cleanup", "run", "brief")
@@ -153,7 +153,7 @@ def test_purge_after_grace_frees_the_space_and_nothing_before(site: Site) -> Non
 
     purged = wait_until(
         lambda: (report := site.manage_json("cleanup", "purge", "--due"))["purged"] and report,
-        timeout=30,
+        timeout=60,
         what="the end of the grace period",
     )
     assert purged["purged"] == len(expected)

@@ -247,6 +247,16 @@ def test_run_now_says_that_the_area_is_busy(people, staging):
     assert "has an active run" in reply.content.decode()
 
 
+def test_watermarks_are_set_and_refused_with_the_low_one_above_the_high_one(people, staging):
+    area = [staging.area.pk]
+    do(people["admin"], "set_marks", "cleanup_stagingarea", area, high="70", low="55")
+    reply = do(people["admin"], "set_marks", "cleanup_stagingarea", area, high="50", low="60")
+    assert "the low one below the high one" in reply.content.decode()
+    staging.area.refresh_from_db()
+    assert (staging.area.high_watermark, staging.area.low_watermark) == (70, 55)
+    assert audited("watermarks_set").actor == "admin"
+
+
 def test_set_mode_makes_a_new_version(people, staging):
     policy = RetentionPolicy.objects.get()
     do(people["admin"], "set_mode", "cleanup_retentionpolicy", [policy.pk], mode="off")

@@ -24,7 +24,7 @@ from bus.models import Agent, ApiKey, Event, RunningTask, Topic
 from bus.publishing import publish
 from cleanup.models import AuditEntry, CleanupItem, Hold, RetentionPolicy, StagingArea
 from tests.integration import console_rows as given
-from tests.retention import Staging
+from tests.retention import Staging, fill_up
 
 pytestmark = pytest.mark.django_db
 
@@ -263,8 +263,11 @@ def test_an_agent_that_is_away_shows_what_waits_for_it(boss, staging):
 
 POLICY = {
     "name": "fresh", "mode": "report", "rule": "age", "age": "3d", "age_by": "m", "include": "*.json\n*.txt",
-    "exclude": "", "verifiers": "redis_task", "task_id_pattern": "", "grace_period": "5d", "interval": "6h",
+    "exclude": "", "verifiers": "redis_task", "task_id_pattern": "", "grace_period": "5d", "floor": "2d",
+    "schedule": "30 2 * * *", "catch_up": "skip", "unit": "file", "order_by": "age",
+    "stamp_field": "created_at", "row_filter": "",
     "max_files": "100", "max_bytes": "2.5 GB", "max_percent": "50",
+    "max_median_factor": "7", "max_unknown_percent": "3",
 }  # fmt: skip
 
 
@@ -273,7 +276,9 @@ def test_a_policy_is_made_as_people_write_it(boss, staging):
     made = RetentionPolicy.objects.get(name="fresh")
     assert made.include == ["*.json", "*.txt"]
     assert made.max_bytes == 2_500_000_000
-    assert (made.grace_period.days, made.interval.seconds) == (5, 6 * 3600)
+    assert (made.grace_period.days, made.floor.days) == (5, 2)
+    assert (made.schedule, made.catch_up) == ("30 2 * * *", "skip")
+    assert (made.max_median_factor, made.max_unknown_percent) == (7, 3)
     assert made.versions.get().created_by == "admin"
     assert AuditEntry.objects.filter(action="policy_saved").latest("seq").actor == "admin"
 
@@ -297,6 +302,10 @@ def test_saving_a_policy_again_makes_the_next_version(boss, staging):
         ("grace_period", "-1d", "is not understood"),
         ("max_percent", "120", "above 100"),
         ("name", "two words", "slug"),
+        ("schedule", "61 2 * * *", "minute is not understood"),
+        ("floor", "6d", "floor is between zero and grace_period"),
+        ("keep", "3", "keep"),
+        ("row_filter", "{broken", "valid JSON"),
     ],
 )
 def test_a_policy_that_could_not_be_obeyed_is_not_saved(boss, staging, field, value, complaint):
@@ -306,6 +315,20 @@ def test_a_policy_that_could_not_be_obeyed_is_not_saved(boss, staging, field, va
     assert complaint in shown
     assert escape(value) in shown, "what was written is still there"
     assert given.rows() == before
+
+
+def test_a_schedule_is_shown_in_words_and_an_area_with_its_watermarks(boss, staging):
+    policy = RetentionPolicy.objects.get()
+    boss.post(
+        reverse("admin:cleanup_retentionpolicy_change", args=[policy.pk]),
+        {**POLICY, "name": policy.name, "area": staging.area.pk},
+    )
+    page = reverse("admin:cleanup_retentionpolicy_change", args=[policy.pk])
+    assert "At 02:30 every day (UTC)" in text_of(boss.get(page))
+    fill_up(staging.area, rate=10**9)
+    shown = text_of(boss.get(reverse("admin:cleanup_stagingarea_change", args=[staging.area.pk])))
+    assert "above 90 % of its disk it is cleared down to 80 %" in shown
+    assert "7 h" in shown, "when the disk will be full"
 
 
 def test_a_viewer_can_post_no_form(people, staging):

@@ -6,11 +6,9 @@ import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from cleanup import operations, tasks
 from cleanup.engine.errors import AreaBusy
@@ -21,7 +19,7 @@ from cleanup.operations.areas import locked, opened
 from cleanup.stores import leases
 from cleanup.stores.items import move_rows
 from cleanup.stores.leases import LeaseLost
-from tests.retention import ANNA, DAY, Staging, write
+from tests.retention import ANNA, DAY, Staging, in_threads, write
 from tests.servers import python
 
 
@@ -39,24 +37,6 @@ def lease(run: CleanupRun, owner: str, until: datetime) -> None:
     CleanupRun.objects.filter(pk=run.pk).update(
         state="running", lease_owner=owner, lease_until=until, fencing_token=1
     )
-
-
-def in_threads(count: int, work: Any) -> None:
-    """Call `work(number)` in so many threads at once, each with its own connection."""
-    start = Barrier(count)
-
-    def body(number: int) -> None:
-        start.wait()
-        try:
-            work(number)
-        finally:
-            connection.close()
-
-    threads = [Thread(target=body, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -160,7 +140,7 @@ def test_a_grace_that_was_extended_a_moment_before_the_purge_counts(staging: Sta
     ids = staging.items()
     operations.extend_grace(ids[:1], by=DAY, actor=ANNA)
     with opened(staging.area) as handle:
-        assert purging._purge_part(handle, staging.area, ids, due).purged == 2
+        assert purging._purge_part(handle, staging.area, ids, due, purging.Clearing(now=now())).purged == 2
     assert staging.states() == {"purged": 2, "trashed": 1}
 
 
@@ -232,6 +212,36 @@ def test_stop_ends_a_waiting_run_at_once_and_a_working_one_before_its_next_batch
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("state", ["queued", "planning", "awaiting_approval", "approved", "running"])
+def test_a_run_can_be_stopped_in_every_state_and_moves_no_more_files(
+    staging: Staging, settings: Any, state: str
+) -> None:
+    settings.CLEANUP = {**settings.CLEANUP, "BATCH_SIZE": 10}
+    staging.fill(50)
+    waits = state in ("awaiting_approval", "approved")
+    run = operations.start_run(staging.policy(max_files=1 if waits else 50), ANNA)
+
+    def stop_in(progress: operations.Progress) -> None:
+        if progress.state == state and not CleanupRun.objects.get().stop_requested:
+            operations.stop(run, actor=ANNA)
+
+    if state != "queued":
+        operations.execute(run.pk, on_progress=None if waits else stop_in)
+    if state == "approved":
+        operations.approve(operations.find_run(run.pk), files=50, actor=ANNA)
+    if waits or state == "queued":
+        assert operations.find_run(run.pk).state == state
+        operations.stop(operations.find_run(run.pk), actor=ANNA)
+    found = operations.execute(run.pk)
+    assert found.state == "stopped"
+    moved = 10 if state == "running" else 0
+    assert (found.trashed, len(staging.files())) == (moved, 50 - moved)
+    said = AuditEntry.objects.filter(run=str(run.pk), action__startswith="run_")
+    assert list(said.order_by("seq").values_list("action", flat=True)) == ["run_started", "run_stopped"]
+    assert schedule.abandoned(now() + DAY) == []
+
+
+@pytest.mark.django_db
 def test_a_slice_gives_the_run_back_and_the_next_one_goes_on(staging: Staging, settings: Any) -> None:
     settings.CLEANUP = {**settings.CLEANUP, "BATCH_SIZE": 10}
     staging.fill(30)
@@ -254,7 +264,7 @@ def test_a_slice_gives_the_run_back_and_the_next_one_goes_on(staging: Staging, s
 @pytest.mark.django_db
 def test_a_due_policy_is_started_once_however_many_ticks_and_catches_up_once(staging: Staging) -> None:
     staging.fill(2)
-    policy = staging.policy(interval=timedelta(hours=6))
+    policy = staging.policy(schedule="6h")
     assert schedule.tick(now()).started == []
     missed = now() - timedelta(hours=20)
     RetentionPolicy.objects.filter(pk=policy.pk).update(next_due_at=missed)
@@ -271,7 +281,7 @@ def test_a_due_policy_is_started_once_however_many_ticks_and_catches_up_once(sta
 def test_of_two_ticks_that_saw_the_same_due_policy_one_claims_it(staging: Staging) -> None:
     policy = staging.policy()
     both = [RetentionPolicy.objects.get(pk=policy.pk) for _ in range(2)]
-    assert [schedule._claim(row, now() + DAY) for row in both] == [True, False]
+    assert [schedule._move(row, now() + DAY) for row in both] == [True, False]
 
 
 @pytest.mark.django_db

@@ -209,3 +209,36 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(staging: Staging) -> None:
     schedule.recover_all()
     assert nothing_is_open()
     assert staging.run(operations.find_policy("policy")).trashed == 8
+
+
+def test_what_is_missing_from_the_trash_is_an_alarm_and_not_purged_and_is_in_the_trash_again_when_it_is_back(
+    staging: Staging, tmp_path: Path
+) -> None:
+    staging.fill(10)
+    staging.run(staging.policy())
+    [batch] = [path for path in (staging.root / ".trash").glob("*/*/data") if len(list(path.iterdir())) == 8]
+    batch.rename(tmp_path / "elsewhere")
+    assert schedule.recover_all(with_adoption=True) == 8
+    assert staging.states() == {"trashed": 2, "lost": 8}
+    assert schedule.recover_all(with_adoption=True) == 0
+    assert AuditEntry.objects.filter(action="lost").count() == 8
+    assert operations.purge_due(now=datetime.now(UTC) + 30 * DAY).purged == 2
+    (tmp_path / "elsewhere").rename(batch)
+    assert schedule.recover_all(with_adoption=True) == 8
+    assert staging.states() == {"trashed": 8, "purged": 2}
+    assert operations.restore(staging.items(), actor=ANNA).restored == 8
+
+
+def test_a_file_that_is_another_in_the_trash_is_an_error_and_can_still_be_brought_back(
+    staging: Staging, tmp_path: Path
+) -> None:
+    write(staging.root / "r.result.json.lz4")
+    write(staging.root / "r.metadata.json", '{"expires_at": "2020-01-01T00:00:00Z"}')
+    staging.run(staging.policy(rule="expires_at", age=""))
+    [first] = (staging.root / ".trash").glob("*/*/data/0")
+    first.rename(tmp_path / "gone")
+    assert schedule.recover_all(with_adoption=True) == 1
+    assert staging.states() == {"error": 1}
+    assert AuditEntry.objects.filter(action="damaged").count() == 1
+    operations.restore(staging.items("error"), actor=ANNA)
+    assert staging.files() == {"r.metadata.json"}

@@ -70,7 +70,7 @@ def test_dangerous_places_are_no_areas(tmp_path: Path) -> None:
         {"grace_period": timedelta(days=-1)},
         {"age_by": "x"},
         {"include": "*.txt"},
-        {"interval": timedelta(0)},
+        {"schedule": "0"},
     ],
 )
 def test_a_policy_that_could_not_be_obeyed_is_not_saved(staging: Staging, fields: dict[str, object]) -> None:
@@ -96,5 +96,6 @@ def test_a_policy_that_is_off_or_in_a_disabled_area_does_not_run(staging: Stagin
         operations.start_run(policy, ANNA)
     operations.set_mode(policy, "enforce", ANNA)
     policy.area.enabled = False
+    policy.area.save()
     with pytest.raises(OperationRefused, match="disabled"):
         operations.start_run(policy, ANNA)

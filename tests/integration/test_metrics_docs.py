@@ -14,7 +14,9 @@ from prometheus_client.registry import Collector
 from bus import metrics
 from bus.metrics import SiteCollector
 from cleanup.metrics import CleanupCollector
-from tests.retention import Staging
+from cleanup.models import OrphanBatch
+from cleanup.verifiers.totals import add_answers
+from tests.retention import Staging, fill_up
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\w+)[^|]*\|([^|]*)\|", re.MULTILINE)
@@ -63,6 +65,11 @@ def test_every_metric_is_documented_with_its_kind_and_labels_and_no_other(tmp_pa
     staging = Staging(tmp_path)
     staging.fill(2)
     staging.run(staging.policy())
+    fill_up(staging.area)
+    add_answers("policy/sidecar", {"pass": 2})
+    OrphanBatch.objects.create(
+        area=staging.area, kind="file", number=0, items=0, body=b"", seen_at=timezone.now()
+    )
     assert documented() == {**counted(), **read(SiteCollector()), **read(CleanupCollector())}
 
 

@@ -12,7 +12,7 @@ import redis
 
 from cleanup import operations, verifiers
 from cleanup.engine.errors import PolicyInvalid
-from cleanup.engine.verify import Answer, Subject
+from cleanup.engine.verify import Answer, Subject, ask
 from cleanup.models import StagedFile
 from tests.retention import ANNA, DAY, Staging, write
 from tests.servers import Valkey
@@ -41,9 +41,9 @@ def staging(tmp_path: Path) -> Staging:
 
 
 def answers(specification: Any, *task_ids: str | None) -> list[Answer]:
-    (verifier,) = verifiers.build([specification])
-    found = verifier.verify([Subject(path=f"file {n}", task_id=id) for n, id in enumerate(task_ids)])
-    return [finding.answer for finding in found]
+    subjects = [Subject(path=f"file {n}", task_id=id) for n, id in enumerate(task_ids)]
+    found = ask(verifiers.build([specification]), subjects, on_error=lambda verifier, error: None)
+    return [checked.answer for checked in found]
 
 
 PASS, FAIL, UNKNOWN = Answer.PASS, Answer.FAIL, Answer.UNKNOWN
@@ -155,7 +155,8 @@ def test_verifiers_are_asked_again_before_the_move_and_before_the_purge(
     report = operations.purge_due(now=due)
     assert (report.purged, report.kept) == (2, {"verifier_failed": 1})
     valkey.kill()
-    assert operations.purge_due(now=due).kept == {"unverified": 1}
+    assert operations.purge_due(now=due).kept == {}, "kept once, it is not asked about at every tick"
+    assert operations.purge_due(now=due + DAY).kept == {"unverified": 1}
     assert operations.purge_now(staging.items(), reason="now", actor=ANNA).kept == {"unverified": 1}
     assert operations.restore(staging.items(), actor=ANNA).restored == 1
 
@@ -206,6 +207,7 @@ def test_a_policy_can_say_where_a_path_names_its_task(staging: Staging, client: 
         ("redis_task:key=job:{task_id},value=done", "redis_task:key=job:{task_id},value=done"),
         ({"kind": "redis_task", "value": "done"}, "redis_task:value=done"),
         ({"kind": "redis_task", "key": "j:{task_id}", "field": "s"}, "redis_task:key=j:{task_id},field=s"),
+        ({"kind": "redis_task", "value": "a,b"}, '{"kind":"redis_task","value":"a,b"}'),
     ],
 )
 def test_a_specification_has_one_spelling(given: Any, expected: str) -> None:
@@ -223,7 +225,13 @@ def test_a_specification_has_one_spelling(given: Any, expected: str) -> None:
         ("redis_task:value=", "value is empty"),
         ("redis_task:value", "not NAME=VALUE"),
         ({"kind": "redis_task", "value": 1}, "printable text"),
-        ({"kind": "redis_task", "value": "a,b"}, "without a comma"),
+        ({"kind": "redis_task", "value": "a\nb"}, "printable text"),
+        ("redis_task:key=task:{task}:{task_id}", "unknown placeholder {task}"),
+        ("redis_task:key=task:{task_id}:{", "a lone brace"),
+        ("redis_task:exists=maybe", "yes or no"),
+        ("redis_task:canary_present=a,canary_absent=a", "present and absent"),
+        ("redis_task:key={path}{task_id},canary_present=a", "only placeholder"),
+        ("{broken", "not JSON"),
         ({"value": "x"}, "unknown verifier"),
         (7, "named by text"),
     ],

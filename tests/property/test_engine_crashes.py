@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ import pytest
 from cleanup.engine import faults
 from cleanup.engine.states import Decision, ItemState
 from cleanup.engine.trash import observe, scan_trash
-from tests.unit.cleanup_engine.crasher import Rows, decisions, recover_rows
+from tests.unit.cleanup_engine.crasher import Crasher, Rows, decisions, recover_rows
 from tests.unit.cleanup_engine.kit import Garden
 
 ROOT = Path(__file__).parents[2]
@@ -24,16 +21,10 @@ ROOT = Path(__file__).parents[2]
 MANY = 200
 
 
-def crash(garden: Garden, rows: Path, verb: str, fault: str) -> int:
-    """Run one verb in a process of its own with `fault` armed; return its exit code."""
-    command = [sys.executable, "-m", "tests.unit.cleanup_engine.crasher", str(garden.root), str(garden.uuid)]
-    environment = {**os.environ, "FAULT": fault}
-    done = subprocess.run(
-        [*command, str(rows), verb], cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False
-    )
-    if done.returncode not in (0, -signal.SIGKILL) and b"injected" not in done.stderr:
-        pytest.fail(done.stderr.decode())
-    return done.returncode
+@pytest.fixture(scope="module")
+def crasher() -> Iterator[Crasher]:
+    with Crasher() as crasher:
+        yield crasher
 
 
 def plant(root: Path) -> tuple[Garden, Counter[bytes]]:
@@ -80,14 +71,14 @@ def check(garden: Garden, rows_path: Path, before: Counter[bytes], verb: str) ->
 @pytest.mark.parametrize("verb", ["run", "restore", "purge"])
 @pytest.mark.timeout(300)
 def test_a_fault_at_any_step_loses_nothing_and_leaves_nothing_stuck(
-    tmp_path: Path, verb: str, action: str
+    tmp_path: Path, crasher: Crasher, verb: str, action: str
 ) -> None:
     for step in range(1, MANY):
         garden, before = plant(tmp_path / str(step))
         rows = tmp_path / f"rows{step}"
         if verb != "run":
-            assert crash(garden, rows, "run", "none:1:kill") == 0
-        code = crash(garden, rows, verb, f"*:{step}:{action}")
+            assert crasher.crash(garden, rows, "run", "") == 0
+        code = crasher.crash(garden, rows, verb, f"*:{step}:{action}")
         after = check(garden, rows, before, verb) if rows.exists() else None
         if code == 0 and not _was_hit(after, verb):
             break

@@ -12,30 +12,49 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cleanup.engine.errors import EngineError
-from cleanup.management import insight, verbs
+from cleanup.management import areas, auditing, exchange, insight, marks, orphans, tools, verbs, verifiers
 from cleanup.management.arguments import declare
+from cleanup.management.bench import bench
+from cleanup.management.explain import explain
 from cleanup.management.output import REFUSED, Answer, say
 
 #: Verb, or verb and second word, to what carries it out.
 VERBS: dict[str, verbs.Verb] = {
     "areas add": verbs.areas_add,
     "areas list": verbs.areas_list,
+    "areas marks": marks.areas_marks,
+    "areas enable": areas.areas_enable,
+    "areas disable": areas.areas_disable,
+    "areas move": areas.areas_move,
+    "areas remove": areas.areas_remove,
     "policies add": verbs.policies_add,
     "policies list": verbs.policies_list,
     "policies mode": verbs.policies_mode,
+    "policies verifiers": verifiers.policies_verifiers,
     "plan": verbs.plan,
     "run": verbs.run,
     "approve": verbs.approve,
     "reject": verbs.reject,
     "stop": verbs.stop,
-    "restore": verbs.restore,
+    "restore": orphans.restore,
+    "orphans": orphans.orphans,
     "purge": verbs.purge,
     "hold": verbs.hold,
     "release": verbs.release,
     "report": insight.report,
-    "audit verify": insight.audit_verify,
-    "audit list": insight.audit_list,
+    "audit verify": auditing.audit_verify,
+    "audit list": auditing.audit_list,
+    "audit checkpoint": auditing.audit_checkpoint,
+    "audit export": auditing.audit_export,
+    "audit prune": auditing.audit_prune,
+    "audit prove": auditing.audit_prove,
+    "audit keys": auditing.audit_keys,
     "tick": insight.tick,
+    "import-tmpfiles": exchange.tmpfiles,
+    "export-systemd": exchange.systemd,
+    "daemon": tools.daemon,
+    "bench": bench,
+    "explain": explain,
 }
 
 

@@ -1,23 +1,32 @@
 """A caller of the engine that keeps its rows in a file and can be killed anywhere.
 
-`python -m tests.unit.cleanup_engine.crasher ROOT UUID ROWS VERB` does what an adapter must do: commit the
-intent, act, commit the outcome. `recover_rows` is the other half, run by whoever comes after the crash. The
-rows are one JSON file, replaced atomically.
+A verb does what an adapter must do: commit the intent, act, commit the outcome. `recover_rows` is the other
+half, run by whoever comes after the crash. The rows are one JSON file, replaced atomically.
+
+`python -m tests.unit.cleanup_engine.crasher serve` carries out one verb for each line of JSON on standard
+input, in a fork with a fault armed, and answers with how the fork ended. With a file of such lines instead
+of `serve` it does the same for a tracer that kills every fork at its `LIMIT`th call of one kind; a job that
+is to die at its nth makes as many such calls before, in vain.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import msgspec
 
+from cleanup.engine import faults
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import ManifestInvalid
+from cleanup.engine.kernel import rename_new
 from cleanup.engine.plan import decode_items, encode_items
 from cleanup.engine.shelf import batch_of
 from cleanup.engine.states import TRANSITIONS, Decision, ItemState, can_move, recover
@@ -135,11 +144,95 @@ def _move_on(area: AreaHandle, trash_id: str) -> ItemState:
 VERBS = {"run": run, "purge": purge_all, "restore": restore_all}
 
 
-def main() -> None:
-    root, uuid, path, verb = sys.argv[1:]
-    garden, rows = Garden(Path(root), UUID(uuid)), Rows(Path(path))
+#: Calls by the name that a tracer knows, each made without any effect.
+CALLS = {
+    "fsync": lambda: os.fsync(0),
+    "write": lambda: os.write(1, b""),
+    "rename": lambda: os.rename("/nowhere", "/nothing"),
+    "renameat2": lambda: rename_new(-1, b"nowhere", -1, b"nothing"),
+    "unlinkat": lambda: os.unlink("nowhere", dir_fd=-1),
+    "mkdirat": lambda: os.mkdir("nowhere", dir_fd=-1),
+}
+#: More calls of one kind than any verb makes.
+LIMIT = 60
+
+
+def carry_out(job: dict[str, str]) -> None:
+    """Carry out one verb, with its fault armed from here on."""
+    if "call" in job:
+        for _ in range(LIMIT - int(job["at"])):
+            with suppress(OSError):
+                CALLS[job["call"]]()
+    garden, rows = Garden(Path(job["root"]), UUID(job["uuid"])), Rows(Path(job["rows"]))
     with garden.open() as area, area.lock():
-        VERBS[verb](garden, area, rows)
+        faults._armed = faults.Armed(job["fault"]) if job["fault"] else None
+        VERBS[job["verb"]](garden, area, rows)
+
+
+def _forked(job: dict[str, str]) -> int:
+    """Start `job` in a fork; what goes wrong there besides injected faults is told on standard error."""
+    child = os.fork()
+    if child:
+        return child
+    code = 3
+    try:
+        carry_out(job)
+        code = 0
+    except OSError as error:
+        if "injected" not in str(error):
+            raise
+        code = 1
+    finally:
+        if code == 3:
+            traceback.print_exc()
+        os._exit(code)
+
+
+def main() -> None:
+    if sys.argv[1] == "serve":
+        for line in sys.stdin:
+            _, status = os.waitpid(_forked(json.loads(line)), 0)
+            sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            sys.stdout.flush()
+        return
+    codes = [
+        os.waitstatus_to_exitcode(os.waitpid(_forked(json.loads(line)), 0)[1])
+        for line in Path(sys.argv[1]).read_text().splitlines()
+    ]
+    Path(sys.argv[1]).write_text(json.dumps(codes))
+
+
+COMMAND = [sys.executable, "-m", "tests.unit.cleanup_engine.crasher"]
+ROOT = Path(__file__).parents[3]
+
+
+def job(garden: Garden, rows: Path, verb: str, fault: str = "", **traced: object) -> str:
+    """One verb as one line; `traced` says at which `call` and `at` which of them a tracer is to kill it."""
+    told = {"root": str(garden.root), "uuid": str(garden.uuid), "rows": str(rows)}
+    return json.dumps({**told, "verb": verb, "fault": fault, **traced})
+
+
+class Crasher:
+    """A process that carries out verbs in forks of its own."""
+
+    def __enter__(self) -> Crasher:
+        self._process = subprocess.Popen(
+            [*COMMAND, "serve"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+    def crash(self, garden: Garden, rows: Path, verb: str, fault: str) -> int:
+        """Carry out `verb` with `fault` armed; 0, 1 for an injected error, or minus the signal."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(job(garden, rows, verb, fault) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        assert code != 3, f"{verb} with {fault or 'no fault'} went wrong: see above"
+        return code
 
 
 if __name__ == "__main__":

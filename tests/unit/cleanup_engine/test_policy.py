@@ -16,6 +16,7 @@ from cleanup.engine.policy import (
     Policy,
     Reason,
     Verdict,
+    canonical_filter,
     judge,
     policy_from_json,
     policy_to_json,
@@ -201,6 +202,12 @@ def test_a_task_id_comes_from_the_named_group_or_the_first() -> None:
         changed(AGE, include=("*.txt", "re:^a"), exclude=("keep/",), verifiers=("redis",), mode="enforce"),
         changed(AGE, naive_timezone=ZoneInfo("Europe/Berlin"), max_files=None, grace_period=timedelta(0)),
         changed(EXPIRY, naive_timezone=timezone(-timedelta(hours=3, minutes=30))),
+        changed(AGE, unit="bundle", age_by=frozenset("mMB"), floor=DAY, max_median_factor=3),
+        changed(AGE, unit="bundle", bundle_pattern=r"(?P<key>\d+)", rule="watermark", order_by="size"),
+        changed(AGE, rule="keep_newest", keep=3, group_pattern=r"^(\w+)-", age=None),
+        changed(
+            AGE, rule="rows", model="app.Thing", stamp_field="done_at", row_filter='{"a":[1,"x"],"b":null}'
+        ),
     ],
 )
 def test_a_stored_policy_reads_back_equal(policy: Policy) -> None:
@@ -223,11 +230,56 @@ def test_a_stored_policy_reads_back_equal(policy: Policy) -> None:
         ({"include": ("re:(",)}, "include"),
         ({"exclude": ("",)}, "exclude"),
         ({"task_id_pattern": "x"}, "task_id_pattern"),
+        ({"unit": "heap"}, "unit"),
+        ({"bundle_pattern": "(a)"}, "bundle_pattern means nothing"),
+        ({"unit": "bundle", "bundle_pattern": "a"}, "bundle_pattern needs a group"),
+        ({"unit": "bundle", "bundle_pattern": "("}, "bundle_pattern cannot"),
+        ({"unit": "bundle", "bundle_pattern": "(a)", "age_by": frozenset("mM")}, "A B C M only"),
+        ({"age_by": frozenset("M")}, "A B C M only"),
+        ({"keep": 3}, "keep means nothing to rule age"),
+        ({"group_pattern": "(a)"}, "group_pattern means nothing"),
+        ({"order_by": "size"}, "order_by means nothing"),
+        ({"model": "app.Thing"}, "model means nothing"),
+        ({"row_filter": '{"a":1}'}, "row_filter means nothing"),
+        ({"floor": -DAY}, "floor"),
+        ({"floor": 8 * DAY}, "floor"),
+        ({"rule": "keep_newest"}, "needs keep"),
+        ({"rule": "keep_newest", "keep": 0}, "needs keep"),
+        ({"rule": "keep_newest", "keep": 1, "group_pattern": "x"}, "group_pattern needs a group"),
+        ({"rule": "orphan", "age": None}, "needs an age"),
+        ({"rule": "orphan", "unit": "bundle"}, "unit means nothing"),
+        ({"rule": "expires_at", "unit": "bundle"}, "unit means nothing"),
+        ({"rule": "watermark", "order_by": "whim"}, "order_by"),
+        ({"rule": "rows"}, "needs a model"),
+        ({"rule": "rows", "model": "Thing"}, "needs a model"),
+        ({"rule": "rows", "model": "app.Thing", "age": None}, "needs an age"),
+        ({"rule": "rows", "model": "app.Thing", "include": ("*",)}, "include is about files"),
+        ({"rule": "rows", "model": "app.Thing", "verifiers": ("redis",)}, "verifiers is about files"),
+        ({"rule": "rows", "model": "app.Thing", "row_filter": "[1]"}, "row_filter"),
+        ({"rule": "rows", "model": "app.Thing", "stamp_field": "a b"}, "stamp_field"),
     ],
 )
 def test_a_policy_that_could_not_be_obeyed_is_refused(changes: dict[str, object], word: str) -> None:
     with pytest.raises(PolicyInvalid, match=word):
         changed(AGE, **changes).validate()
+
+
+def test_a_document_of_before_bundles_reads_as_the_same_policy_and_is_written_again_the_same() -> None:
+    old = (
+        '{"age":"2d","age_by":["m"],"allow_hardlinks":false,"exclude":[],"grace_period":"1w","include":[],'
+        '"max_bytes":100000000000,"max_files":50000,"max_median_factor":10,"max_percent":50,'
+        '"max_unknown_percent":5,"mode":"report","naive_timezone":"UTC","name":"old files","rule":"age",'
+        '"task_id_pattern":null,"verifiers":[]}'
+    )
+    assert policy_from_json(old) == AGE
+    assert policy_to_json(AGE) == old
+
+
+def test_equal_filters_are_one_policy_however_they_were_written() -> None:
+    assert canonical_filter({"b": 1, "a": [2]}) == canonical_filter({"a": [2], "b": 1}) == '{"a":[2],"b":1}'
+    for nonsense in ([], "text", None, {"a": object()}, {"a": float("nan")}):
+        with pytest.raises(PolicyInvalid):
+            canonical_filter(nonsense)
 
 
 def test_all_complaints_come_in_one_message() -> None:

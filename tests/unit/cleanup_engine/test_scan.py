@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,8 +17,8 @@ from cleanup.engine import kernel
 from cleanup.engine.area import AreaHandle, register_area
 from cleanup.engine.kernel import DIRECTORY, birth_ns, open_beneath, rename_new
 from cleanup.engine.policy import Candidate, Reason, judge
-from cleanup.engine.scan import Skips, walk
-from tests.unit.cleanup_engine.kit import AGE, EXPIRY, NOW, Garden
+from cleanup.engine.scan import Skips, find, walk
+from tests.unit.cleanup_engine.kit import AGE, EXPIRY, NOW, Garden, ns
 
 
 @pytest.fixture(params=["openat2", "step by step"])
@@ -203,6 +205,66 @@ def test_births_are_looked_up_only_when_the_policy_asks(garden: Garden, area: Ar
     by_birth = msgspec.structs.replace(AGE, age_by=frozenset("b"))
     assert found(area, policy=AGE)[0][b"file"].stat.btime_ns is None
     assert found(area, policy=by_birth)[0][b"file"].stat.btime_ns == birth_ns(area.fd, b"file")
+
+
+def test_one_path_is_found_as_the_walk_finds_it(garden: Garden, area: AreaHandle) -> None:
+    for name in ("top", "a/b/deep", "inner/file"):
+        garden.write(name)
+    os.symlink("b", garden.path("a/link"))
+    register_area(garden.path("inner"), uuid4())
+    candidates, _ = found(area, policy=AGE)
+    assert set(candidates) == {b"top", b"a/b/deep"}
+    for path, candidate in candidates.items():
+        assert find(area, path, policy=AGE, on_skip=Skips()) == candidate
+    for path, reason in {
+        b"a/link": Reason.SYMLINK, b"a/link/deep": Reason.VANISHED, b"inner/file": Reason.NESTED_AREA,
+        b"gone/file": Reason.VANISHED,
+    }.items():  # fmt: skip
+        skips = Skips()
+        assert find(area, path, policy=AGE, on_skip=skips) is None
+        assert list(skips.counts) == [reason]
+    assert find(area, b"a/b/gone", policy=AGE, on_skip=Skips()) is None
+
+
+WHOLE = msgspec.structs.replace(AGE, unit="bundle")
+
+
+def test_a_walk_for_bundles_yields_what_no_policy_may_touch_barred(garden: Garden, area: AreaHandle) -> None:
+    garden.write("job/file")
+    os.symlink("nowhere", garden.path("job/link"))
+    os.mkfifo(garden.path("job/pipe"))
+    garden.write("job/.trash/file")
+    os.mkdir(garden.path("job/area"))
+    register_area(garden.path("job/area"), uuid4())
+    candidates, skips = found(area, policy=WHOLE)
+    assert {path: candidate.barred for path, candidate in candidates.items()} == {
+        b"job/file": None, b"job/link": Reason.SYMLINK, b"job/pipe": Reason.SPECIAL,
+        b"job/.trash": Reason.INTERNAL, b"job/area": Reason.NESTED_AREA,
+    }  # fmt: skip
+    assert not skips.counts
+
+
+def test_what_is_below_one_directory_comes_together(garden: Garden, area: AreaHandle) -> None:
+    for number in range(60):
+        garden.write(f"{number % 4}/{number % 3}/{number}")
+        garden.write(f"{number % 4}/_{number}")
+    tops = [candidate.path.split(b"/")[0] for candidate in walk(area, policy=WHOLE, on_skip=Skips())]
+    assert len([1 for one, other in pairwise(tops) if one != other]) == 3
+
+
+def test_directories_are_candidates_where_their_stamps_count(garden: Garden, area: AreaHandle) -> None:
+    garden.write("job/sub/file")
+    old = ns(NOW - timedelta(days=40))
+    for name in ("job/sub", "job"):
+        os.utime(garden.path(name), ns=(old, old))
+    by_all = msgspec.structs.replace(WHOLE, age_by=frozenset("mAMB"))
+    for _ in range(2):  # looking must not make a directory younger
+        candidates, _ = found(area, policy=by_all)
+        assert set(candidates) == {b"job", b"job/sub", b"job/sub/file"}
+        for name in (b"job", b"job/sub"):
+            stat = candidates[name].stat
+            assert (stat.kind, stat.atime_ns, stat.mtime_ns) == ("dir", old, old)
+            assert stat.btime_ns == birth_ns(area.fd, name)
 
 
 @pytest.mark.usefixtures("way")

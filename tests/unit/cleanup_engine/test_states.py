@@ -113,7 +113,6 @@ def test_nothing_is_purged_but_out_of_the_trash_by_intent() -> None:
     assert [state for state in ItemState if can_move(state, St.PURGE_INTENT)] == [St.TRASHED]
     assert [state for state in ItemState if can_move(state, St.TRASHED)] == [
         St.INTENT,
-        St.PURGE_INTENT,
         St.RESTORING,
         St.LOST,
     ]

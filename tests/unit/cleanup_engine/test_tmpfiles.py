@@ -9,6 +9,7 @@ import pytest
 
 from cleanup.engine.globs import expansions, is_match
 from cleanup.engine.tmpfiles import Age, Line, aging_lines, read
+from cleanup.engine.translation import lines_for
 
 
 def only(text: str, **options: object) -> Line:
@@ -186,3 +187,16 @@ def test_patterns_are_those_of_the_c_library(pattern: bytes, path: bytes, fits: 
 def test_braces_are_alternatives():
     assert list(expansions(b"/a/{b,c{1,2},}/d")) == [b"/a/b/d", b"/a/c1/d", b"/a/c2/d", b"/a//d"]
     assert list(expansions(b"/a/{b")) == [b"/a/{b"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.keep", "/a/**", "re:x", "/a/", "/*backup", "/a?", "/[ab]", "/*/*/*/*", "a/**/b"]
+)
+def test_an_exclude_that_lines_cannot_say_is_refused(pattern: str):
+    with pytest.raises(ValueError, match=r"tmpfiles\.d"):
+        lines_for(b"/x", age=timedelta(days=1), age_by=frozenset("m"), exclude=[pattern])
+
+
+def test_a_backslash_takes_the_meaning_from_a_brace():
+    assert list(expansions(rb"a\{b,c}")) == [rb"a\{b,c}"]
+    assert list(expansions(rb"{a\,b,c}")) == [rb"a\,b", b"c"]

@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from cleanup.engine import kernel, trash
+from cleanup.engine import kernel, mover, trash
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import AreaRefused, ManifestInvalid, TrashConflict
 from cleanup.engine.plan import PlanItem
@@ -101,7 +101,7 @@ def test_one_files_trouble_does_not_stop_the_others(
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         real(src_fd, src, dst_fd, dst)
 
-    monkeypatch.setattr(trash, "rename_new", refuse)
+    monkeypatch.setattr(mover, "rename_new", refuse)
     moved = garden.trash(area)
     assert outcomes(moved) == ["trashed", "error", "trashed"]
     assert moved[1].detail == "Operation not permitted"

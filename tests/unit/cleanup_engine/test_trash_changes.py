@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from cleanup.engine import kernel, trash
+from cleanup.engine import kernel, mover
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.states import InTrash
 from cleanup.engine.trash import move, observe, purge, restore
@@ -72,7 +73,7 @@ def exchange_at_the_rename(
         if first:
             after()
 
-    monkeypatch.setattr(trash, "rename_new", rename)
+    monkeypatch.setattr(mover, "rename_new", rename)
 
 
 @pytest.mark.parametrize("change", [_rewrite, _replace, _relink, _redirectory])
@@ -148,3 +149,30 @@ def test_a_vanished_directory_is_a_vanished_file(garden: Garden, area: AreaHandl
     os.rmdir(garden.path("a"))
     os.symlink("/etc", garden.path("a"))
     assert outcomes(move(area, garden.prepare(area, plan.items))) == ["vanished"]
+
+
+@pytest.mark.parametrize("to", ["elsewhere in the area", "outside"])
+def test_what_came_from_a_directory_that_was_moved_away_meanwhile_is_put_back_into_it(
+    garden: Garden, area: AreaHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to: str
+) -> None:
+    for name in ("a/one", "a/two", "b/three"):
+        garden.write(name)
+    away = garden.root / "away" if to.startswith("elsewhere") else tmp_path / "away"
+    prepared = garden.prepare(area, garden.plan(area).items)
+    exchange_at_the_rename(monkeypatch, lambda: os.rename(garden.path("a"), away))
+    assert outcomes(move(area, prepared)) == ["changed", "changed", "trashed"]
+    assert sorted(os.listdir(away)) == ["one", "two"]
+    assert len(garden.trashed_files()) == 1
+
+
+def test_a_pair_whose_directory_was_moved_away_meanwhile_is_put_back_as_a_pair(
+    garden: Garden, area: AreaHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    garden.result("a/r")
+    prepared = garden.prepare(area, garden.plan(area, EXPIRY).items)
+    exchange_at_the_rename(
+        monkeypatch, lambda: None, after=lambda: os.rename(garden.path("a"), tmp_path / "b")
+    )
+    assert outcomes(move(area, prepared)) == ["changed"]
+    assert sorted(os.listdir(tmp_path / "b")) == ["r.metadata.json", "r.result.json.lz4"]
+    assert garden.trashed_files() == set()
