@@ -93,7 +93,7 @@ class CheckpointLog:
                 for line in lines:
                     file.append(line)
             new.path.rename(self.path)
-            _fsync_folder(self.path.parent)
+            fsync_folder(self.path.parent)
         except OSError as error:
             raise AuditUnavailable(f"{self.path}: {error.strerror}") from error
 
@@ -119,7 +119,7 @@ class CheckpointLog:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if made:
-                _fsync_folder(self.path.parent)
+                fsync_folder(self.path.parent)
             yield Appender(fd)
         finally:
             os.close(fd)
@@ -152,7 +152,8 @@ class Appender:
         return b"" if size == 0 or os.pread(self._fd, 1, size - 1) == b"\n" else b"\n"
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from cleanup.engine.audit import AuditEntry, canonical
+from cleanup.engine.checkpointlog import fsync_folder
 from cleanup.engine.checkpoints import Checkpoint, Flaw, flaw_of_stretch
 from cleanup.engine.errors import AuditInvalid, AuditUnavailable
 
@@ -51,7 +52,7 @@ def write_segment(folder: Path, checkpoint: Checkpoint, entries: Iterable[AuditE
             os.fsync(file.fileno())
         _refuse_flaw(new, checkpoint)
         new.replace(path)
-        _fsync_folder(folder)
+        fsync_folder(folder)
     except OSError as error:
         raise AuditUnavailable(f"{error.filename or path}: {error.strerror}") from error
     finally:
@@ -106,11 +107,3 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise AuditUnavailable(f"{path}: {error.strerror}") from error
-
-
-def _fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -109,7 +109,7 @@ def test_the_sieve_keeps_what_is_young_from_becoming_a_candidate() -> None:
         {"rule": "expires_at", "age": None},
         {"unit": "bundle"},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_a_policy_that_wants_more_than_the_age_gets_no_sieve(change: dict[str, object]) -> None:
     assert sieve_for(msgspec.structs.replace(POLICY, **change), now=NOW) is None
