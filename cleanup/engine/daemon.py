@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -25,26 +26,16 @@ from uuid import uuid4
 import msgspec
 
 from cleanup.engine.area import AreaHandle, marker_uuid, open_area, register_area
+from cleanup.engine.candidates import Candidate
+from cleanup.engine.discard import Discarded, Doomed, discard, discard_leftovers, expired, shelve
 from cleanup.engine.errors import EngineError, PolicyInvalid
 from cleanup.engine.expiry import zone_from_name
 from cleanup.engine.kernel import DIRECTORY
 from cleanup.engine.names import escape
 from cleanup.engine.places import check_place
-from cleanup.engine.plan import Plan, PlanItem, build_plan
 from cleanup.engine.policy import Policy
 from cleanup.engine.reasons import Reason
-from cleanup.engine.scan import walk
-from cleanup.engine.trash import (
-    Header,
-    Moved,
-    PreparedBatch,
-    move,
-    prepare,
-    purge_batch,
-    reopen,
-    scan_trash,
-    trash_ids,
-)
+from cleanup.engine.shelf import Header
 
 logger = logging.getLogger(__name__)
 
@@ -198,11 +189,11 @@ class ResultCleanupDaemon:
         check_place(directory)
         handle = AreaHandle(fd=os.open(directory, DIRECTORY), path=str(directory), uuid=str(uuid4()))
         with handle as area:
-            plan = self._plan(area, datetime.now(UTC), stats)
+            doomed = self._expired(area, datetime.now(UTC), stats)
         return {
             "deleted_count": 0,
-            "expired_count": len(plan.items),
-            "expired_bytes": plan.bytes,
+            "expired_count": len(doomed.candidates),
+            "expired_bytes": doomed.bytes,
             "checked_count": stats.checked_count,
             "errors": stats.errors,
             "dry_run": True,
@@ -226,30 +217,22 @@ class ResultCleanupDaemon:
         now = datetime.now(UTC)
         with self._busy, open_area(directory, uuid=uuid) as area, area.lock():
             _finish_leftovers(area, now, stats)
-            plan = self._plan(area, now, stats)
-            for items in _batches(plan.items):
+            doomed = self._expired(area, now, stats)
+            for found in _batches(doomed.candidates):
                 if self._halt.is_set():
                     break
-                _remove(area, items, now, stats)
+                _remove(area, found, now, stats)
 
-    def _plan(self, area: AreaHandle, now: datetime, stats: CleanupStats) -> Plan:
+    def _expired(self, area: AreaHandle, now: datetime, stats: CleanupStats) -> Doomed:
         policy = Policy(
             name=_NAME,
             rule="expires_at",
-            include=("*.result.json.lz4",),
             grace_period=timedelta(0),
             naive_timezone=self._naive_timezone or local_zone(),
         )
-        on_skip = _Listener(stats)
-        plan = build_plan(
-            policy,
-            walk(area, policy=policy, on_skip=on_skip),
-            now=now,
-            area_uuid=area.uuid,
-            on_kept=on_skip,
-        )
-        stats.checked_count = plan.scanned - plan.kept.get(Reason.NOT_INCLUDED, 0)
-        return plan
+        doomed = expired(area, policy, now=now, on_kept=_Listener(stats))
+        stats.checked_count = doomed.checked
+        return doomed
 
 
 async def serve(daemon: ResultCleanupDaemon) -> dict[str, Any]:
@@ -297,46 +280,27 @@ class _Listener:
             logger.debug("%s is skipped: %s", escape(path), reason.meaning)
 
 
-def _batches(items: Sequence[PlanItem]) -> Iterator[Sequence[PlanItem]]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+def _batches(found: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+    for start in range(0, len(found), _BATCH):
+        yield found[start : start + _BATCH]
 
 
-def _remove(area: AreaHandle, items: Sequence[PlanItem], now: datetime, stats: CleanupStats) -> None:
-    """Move a batch into the trash and purge what arrived."""
+def _remove(area: AreaHandle, found: Sequence[Candidate], now: datetime, stats: CleanupStats) -> None:
     header = Header(policy=_NAME, policy_version="1", run="", trashed_at=now, purge_after=now)
-    ids = trash_ids(uuid4(), len(items), day=now.date())
-    _move_and_purge(area, prepare(area, items, ids=ids, header=header), stats)
-
-
-def _move_and_purge(area: AreaHandle, prepared: PreparedBatch, stats: CleanupStats) -> None:
-    moved = move(area, prepared)
-    for outcome in moved:
-        _note(outcome, stats)
-    _purge(area, [outcome.trash_id for outcome in moved if outcome.outcome == "trashed"], stats)
-
-
-def _note(moved: Moved, stats: CleanupStats) -> None:
-    if moved.outcome == "error":
-        stats.errors += 1
-        logger.error("a result could not be moved: %s", moved.detail)
-
-
-def _purge(area: AreaHandle, ids: Sequence[str], stats: CleanupStats) -> None:
-    for purged in purge_batch(area, ids):
-        if purged.outcome == "purged":
-            stats.deleted_count += 1
-            stats.freed_bytes += purged.bytes
-        elif purged.outcome == "error":
-            stats.errors += 1
-            logger.error("a result stays in the trash: %s", purged.detail)
+    _note(discard(area, shelve(area, found, header=header)), stats)
 
 
 def _finish_leftovers(area: AreaHandle, now: datetime, stats: CleanupStats) -> None:
-    """Finish the batches of a process that was killed; a file that changed since goes back to its place."""
-    for manifest in list(scan_trash(area, on_bad=lambda batch, why: logger.error("trash: %s", why))):
-        if manifest.policy == _NAME and manifest.purge_after <= now:
-            _move_and_purge(area, reopen(area, manifest.batch), stats)
+    for done in discard_leftovers(area, _NAME, now=now, on_bad=partial(logger.error, "trash: %s: %s")):
+        _note(done, stats)
+
+
+def _note(done: Discarded, stats: CleanupStats) -> None:
+    stats.deleted_count += done.removed
+    stats.freed_bytes += done.bytes
+    stats.errors += len(done.problems)
+    for problem in done.problems:
+        logger.error("a result could not be removed: %s", problem)
 
 
 def _post(url: str, report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ moment is an error, and an error keeps the file.
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -54,6 +55,28 @@ def _read_object(data: bytes) -> dict[str, object]:
     return value
 
 
+#: JSON of these is read by two parsers alike; larger numbers and other alphabets are left to the strict one.
+_USUAL_BYTES = 4096
+
+_flat = msgspec.json.Decoder(dict[str, str | float | bool | None])
+
+
+def _read_flat(data: bytes) -> dict[str, str | float | bool | None] | None:
+    """Read the usual companion, a flat object in ASCII; None if it is not one, or not plainly a good one.
+
+    Without a backslash every quotation mark begins or ends a string, so as many pairs of them as there are
+    keys and texts mean that no key stands there twice.
+    """
+    if len(data) > _USUAL_BYTES or not data.isascii() or b"\\" in data:
+        return None
+    try:
+        found = _flat.decode(data)
+    except msgspec.MsgspecError:
+        return None
+    texts = [*map(type, found.values())].count(str)
+    return found if data.count(b'"') == 2 * (len(found) + texts) else None
+
+
 def _read_moment(value: object) -> datetime:
     if not isinstance(value, str):
         raise ValueError("expires_at is not text")
@@ -66,8 +89,10 @@ def read_expiry(data: bytes) -> Expiry:
     """Read the content of a companion file; an unusable one is an answer, not an exception."""
     if len(data) > MAX_COMPANION_BYTES:
         return Expiry(error=f"larger than {MAX_COMPANION_BYTES} bytes")
+    content: Mapping[str, object] | None = _read_flat(data)
     try:
-        content = _read_object(data)
+        if content is None:
+            content = _read_object(data)
     except (ValueError, RecursionError) as error:
         return Expiry(error=f"not usable JSON: {_short(error)}")
     if "expires_at" not in content:
@@ -91,6 +116,8 @@ def moment(expires_at: datetime, naive_timezone: tzinfo) -> datetime:
     Raises:
         OverflowError: outside the years 1 to 9999 in UTC.
     """
+    if expires_at.tzinfo is UTC:
+        return expires_at
     if expires_at.tzinfo is not None:
         return expires_at.astimezone(UTC)
     placed = expires_at.replace(tzinfo=naive_timezone)

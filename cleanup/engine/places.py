@@ -94,13 +94,11 @@ def _is_system(real: Path) -> bool:
 
 def _homes() -> Iterable[Path]:
     """Yield every home directory; `/` and the like are the homes of accounts that have none."""
-    for entry in pwd.getpwall():
-        home = Path(entry.pw_dir)
+    # Many accounts share a home, and every one that is resolved takes a look at the disk.
+    for name in {*(entry.pw_dir for entry in pwd.getpwall()), os.path.expanduser("~")}:
+        home = Path(name)
         if home.is_absolute() and home.parent != home:
             yield home.resolve()
-    own = Path(os.path.expanduser("~"))
-    if own.is_absolute() and own.parent != own:
-        yield own.resolve()
 
 
 def _check_forbidden(real: Path, forbidden: Sequence[Path], permitted: Sequence[Path]) -> None:

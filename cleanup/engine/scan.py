@@ -12,16 +12,16 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from cleanup.engine.area import MARKER, AreaHandle, Registration, open_area, register_area
 from cleanup.engine.candidates import NOTHING
-from cleanup.engine.expiry import MAX_COMPANION_BYTES, Expiry, companion_name, read_expiry
+from cleanup.engine.expiry import MAX_COMPANION_BYTES, companion_name, read_expiry
 from cleanup.engine.kernel import DIRECTORY, birth_ns
 from cleanup.engine.names import is_internal
 from cleanup.engine.policy import Candidate, Companion, Kind, Policy, Stat
 from cleanup.engine.reasons import Reason
-from cleanup.engine.sieve import Sieve
 from cleanup.engine.terms import DIRECTORY_LETTERS
 
 __all__ = ["AreaHandle", "Registration", "Skips", "open_area", "register_area", "stat_of", "walk"]
@@ -36,7 +36,15 @@ _OPEN_SKIPS = {
     errno.EXDEV: Reason.MOUNT_POINT,
 }
 
-_COMPANION_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COMPANION_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NOT_A_FILE = "not a regular file"
+
+
+class Filter(Protocol):
+    """Takes from a directory what need not be looked at; `cleanup.engine.sieve.Sieve` counts it besides."""
+
+    def rest(self, entries: "Iterable[os.DirEntry[str]]", device: int) -> "Iterator[os.DirEntry[str]]":
+        """Yield the entries of a directory on `device` that are left, every directory among them."""
 
 
 class Skips:
@@ -58,7 +66,7 @@ class Skips:
 
 
 def walk(
-    area: AreaHandle, *, policy: Policy | None = None, on_skip: OnSkip, sieve: Sieve | None = None
+    area: AreaHandle, *, policy: Policy | None = None, on_skip: OnSkip, sieve: Filter | None = None
 ) -> Iterator[Candidate]:
     """Yield every regular file below `area`, in the order of the file system.
 
@@ -71,7 +79,7 @@ def walk(
             none of these.
         on_skip: called with the path, the reason and a detail for whatever is not a candidate, unless the
             policy is over bundles.
-        sieve: counts files that plainly stay, which are then no candidates.
+        sieve: takes away files that plainly stay, which are then no candidates.
     """
     pending = [b""]
     finder = _Finder(area, policy, on_skip, sieve)
@@ -127,7 +135,7 @@ class _Finder:
     """Turns the entries of one directory after another into candidates."""
 
     def __init__(
-        self, area: AreaHandle, policy: Policy | None, on_skip: OnSkip, sieve: Sieve | None = None
+        self, area: AreaHandle, policy: Policy | None, on_skip: OnSkip, sieve: Filter | None = None
     ) -> None:
         self.area, self.device, self.sieve = area, area.device, sieve
         self.on_skip = on_skip
@@ -206,40 +214,42 @@ class _Finder:
         companion = companion_name(name)
         if companion is None:
             return None
+        path = prefix + companion
         try:
-            found = stat_of(os.stat(companion, dir_fd=fd, follow_symlinks=False))
+            opened = os.open(companion, _COMPANION_FLAGS, dir_fd=fd)
         except FileNotFoundError:
             return None
         except OSError as error:
-            return Companion(prefix + companion, NOTHING, None, _sentence(error))
-        if found.kind != "file":
-            return Companion(prefix + companion, found, None, "not a regular file")
-        # What is read must be what was looked at; a metadata file replaced in between is bad until the next
-        # scan.
-        expiry = _read_companion(fd, companion, found)
-        return Companion(prefix + companion, found, expiry.expires_at, expiry.error)
+            return _unopened(fd, companion, path, error)
+        try:
+            return _read_companion(opened, path)
+        except OSError as error:
+            return Companion(path, NOTHING, None, _sentence(error))
+        finally:
+            os.close(opened)
 
 
-def _read_companion(dir_fd: int, name: bytes, expected: Stat) -> Expiry:
+def _read_companion(fd: int, path: bytes) -> Companion:
+    """Look first and read then: what is written in between has another time than the identity we return."""
+    found = stat_of(os.fstat(fd))
+    if found.kind != "file":
+        return Companion(path, found, None, _NOT_A_FILE)
+    data = os.read(fd, MAX_COMPANION_BYTES + 1)
+    if len(data) != min(found.size, MAX_COMPANION_BYTES + 1):
+        return Companion(path, found, None, "changed while it was read")
+    expiry = read_expiry(data)
+    return Companion(path, found, expiry.expires_at, expiry.error)
+
+
+def _unopened(dir_fd: int, name: bytes, path: bytes, why: OSError) -> Companion | None:
+    """Say what stands there that could not be opened: a link, a socket, a file of somebody else."""
     try:
-        fd = os.open(name, _COMPANION_FLAGS, dir_fd=dir_fd)
+        found = stat_of(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        return Expiry(error=_sentence(error))
-    try:
-        data = os.read(fd, MAX_COMPANION_BYTES + 1)
-        now = stat_of(os.fstat(fd))
-    except OSError as error:
-        return Expiry(error=_sentence(error))
-    finally:
-        os.close(fd)
-    if (now.device, now.inode, now.size, now.mtime_ns) != (
-        expected.device,
-        expected.inode,
-        expected.size,
-        expected.mtime_ns,
-    ):
-        return Expiry(error="changed while it was read")
-    return read_expiry(data)
+        return Companion(path, NOTHING, None, _sentence(error))
+    return Companion(path, found, None, _sentence(why) if found.kind == "file" else _NOT_A_FILE)
 
 
 def _exists(dir_fd: int, name: bytes) -> bool:

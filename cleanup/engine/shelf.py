@@ -143,7 +143,8 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 def trash_ids(batch: UUID, count: int, *, day: date) -> list[str]:
     """Return the ids for a batch of `count` items; note them in the rows before anything is prepared."""
-    return [f"{day:%Y%m%d}/{batch.hex}/{number}" for number in range(count)]
+    name = f"{day:%Y%m%d}/{batch.hex}"
+    return [f"{name}/{number}" for number in range(count)]
 
 
 def batch_of(trash_id: str) -> str:

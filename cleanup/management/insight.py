@@ -99,6 +99,8 @@ def tick(options: Options) -> Answer:
     if options["dry_run"]:
         return _would_tick(now)
     done = schedule.tick(now)
+    # A worker looks through the trash when it starts; where there is none, nobody else would.
+    done.recovered += schedule.recover_all(with_adoption=True)
     schedule.run_inline(done, operations.execute)
     purged = operations.purge_due()
     tended = auditing.tend(conf().slice_length)

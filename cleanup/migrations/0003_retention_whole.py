@@ -324,6 +324,20 @@ class Migration(migrations.Migration):
             index=models.Index(fields=['state', 'purge_after', 'ask_again_at'], name='cleanup_item_due'),
         ),
         migrations.AlterField(
+            model_name='cleanupitem',
+            name='area',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='items', to='cleanup.stagingarea'),
+        ),
+        migrations.AlterField(
+            model_name='cleanupitem',
+            name='trash_id',
+            field=models.CharField(blank=True, max_length=80),
+        ),
+        migrations.AddIndex(
+            model_name='cleanupitem',
+            index=models.Index(fields=['trash_id'], name='cleanup_item_trash'),
+        ),
+        migrations.AlterField(
             model_name='auditentry',
             name='action',
             field=models.CharField(max_length=40),

@@ -40,30 +40,47 @@ class Cleared:
     """Which items may go, and what the verifiers said about them."""
 
     free: list[CleanupItem] = field(default_factory=list)
+    #: Of those about whom any was asked.
     evidence: dict[UUID, dict[str, str]] = field(default_factory=dict)
 
 
 class Clearing:
     """The questions of one pass over the trash. A verifier that failed its canaries is not asked again."""
 
-    def __init__(self, *, now: datetime) -> None:
-        """Begin a pass at `now`, the moment against which things are due."""
+    def __init__(self, *, now: datetime, by_person: bool = False) -> None:
+        """Begin a pass at `now`, the moment against which things are due.
+
+        Args:
+            now: with a zone.
+            by_person: somebody answers for the purge, with a reason: items of which nobody knows by which
+                policy they went may go, too. Else they would stay for ever.
+        """
         self.now = now
+        self._by_person = by_person
         self._distrusted: dict[int, str] = {}
 
     def clear(
         self, rows: Sequence[CleanupItem], area: StagingArea, handle: AreaHandle, report: PurgeReport
     ) -> Cleared:
         """Return which of `rows` may go, in their order; the others are counted in `report` and put off."""
-        by_version: dict[int | None, list[CleanupItem]] = defaultdict(list)
+        by_run: dict[UUID | None, list[CleanupItem]] = defaultdict(list)
         for row in self.not_held(rows, area, report):
-            by_version[row.run.policy_version_id if row.run is not None else None].append(row)
+            by_run[row.run_id].append(row)
+        by_version: dict[int | None, list[CleanupItem]] = defaultdict(list)
+        for of_run in by_run.values():
+            run = of_run[0].run
+            by_version[run.policy_version_id if run is not None else None] += of_run
         # Adopted from the trash after the loss of the database: nobody knows whom to ask.
-        self._keep(report, Reason.UNVERIFIED, [(row, "no run is known") for row in by_version.pop(None, [])])
-        evidence: dict[UUID, dict[str, str]] = {}
+        adopted = by_version.pop(None, [])
+        cleared = Cleared(free=adopted if self._by_person else [])
+        if not self._by_person:
+            self._keep(report, Reason.UNVERIFIED, [(row, "no run is known") for row in adopted])
         for together in by_version.values():
-            evidence |= self._ask(together, area, handle, report)
-        return Cleared(free=[row for row in rows if row.pk in evidence], evidence=evidence)
+            self._ask(together, area, handle, report, cleared)
+        if len(by_run) > 1 or len(cleared.free) < len(rows):
+            passed = {row.id for row in cleared.free}
+            cleared.free = [row for row in rows if row.id in passed]
+        return cleared
 
     def not_held(
         self, rows: Sequence[CleanupItem], area: StagingArea, report: PurgeReport
@@ -79,18 +96,23 @@ class Clearing:
         return [row for row, pattern in found if pattern is None]
 
     def _ask(
-        self, rows: Sequence[CleanupItem], area: StagingArea, handle: AreaHandle, report: PurgeReport
-    ) -> dict[UUID, dict[str, str]]:
-        """Ask about rows of one version of a policy; return the evidence of those that pass."""
+        self,
+        rows: Sequence[CleanupItem],
+        area: StagingArea,
+        handle: AreaHandle,
+        report: PurgeReport,
+        cleared: Cleared,
+    ) -> None:
+        """Ask about rows of one version of a policy; add those that pass to `cleared`, with the evidence."""
         run = rows[0].run
         if run is None:
-            return {}
+            return
         try:
             checked = self._checked(rows, run, area, handle)
         except (PolicyInvalid, VerifierFailed) as error:
             self._distrust(run, error, report)
             self._keep(report, Reason.UNVERIFIED, [(row, str(error)) for row in rows])
-            return {}
+            return
         answered = list(zip(rows, checked, strict=True))
         for answer, reason in (
             (Answer.FAIL, Reason.VERIFIER_FAILED),
@@ -98,7 +120,9 @@ class Clearing:
         ):
             kept = [(row, _said(one)) for row, one in answered if one.answer is answer]
             self._keep(report, reason, kept)
-        return {row.pk: dict(one.evidence) for row, one in answered if one.answer is Answer.PASS}
+        passed = [(row, one) for row, one in answered if one.answer is Answer.PASS]
+        cleared.free += [row for row, _ in passed]
+        cleared.evidence.update({row.id: dict(one.evidence) for row, one in passed if one.evidence})
 
     def _checked(
         self, rows: Sequence[CleanupItem], run: CleanupRun, area: StagingArea, handle: AreaHandle

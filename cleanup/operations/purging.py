@@ -22,6 +22,7 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
+from msgspec.structs import replace
 
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.audit import AuditRecord
@@ -51,8 +52,8 @@ from cleanup.stores.waiting import is_asked_at
 
 logger = logging.getLogger(__name__)
 
-#: Items purged under one hold of the area's lock.
-_BATCH = 1_000
+#: Items purged under one hold of the area's lock: as many as a run moves under one.
+_BATCH = 2_000
 
 _STATES = {"purged": ItemState.PURGED, "lost": ItemState.LOST, "error": ItemState.ERROR}
 
@@ -207,7 +208,7 @@ def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> Purge
     if not reason.strip():
         raise OperationRefused("purging before the end of the grace period needs a reason")
     order = _Order(actor=actor, reason=reason, due_at=None)
-    report, clearing = PurgeReport(), Clearing(now=database_now())
+    report, clearing = PurgeReport(), Clearing(now=database_now(), by_person=True)
     for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
             for part in chunks(ids, _BATCH):
@@ -242,9 +243,8 @@ def _extend_part(area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: A
     evidence = {"seconds": int(by.total_seconds())}
     rows_now = load(found, area=area)
     follow_grace(area.pk, rows_now)
-    DatabaseAuditSink().write(
-        [_entry(row, "grace_extended", actor, now, evidence=evidence) for row in rows_now]
-    )
+    scribe = _Scribe(area, actor, now)
+    DatabaseAuditSink().write([scribe.entry(row, "grace_extended", evidence=evidence) for row in rows_now])
     return len(found)
 
 
@@ -290,11 +290,11 @@ def _claim(
     """Commit the intent to purge what no hold keeps. In one transaction with the look at the holds."""
     now = database_now()
     with transaction.atomic():
-        free = [row.pk for row in clearing.not_held(given, area, report)]
+        free = [row.id for row in clearing.not_held(given, area, report)]
         claimed = set[UUID]()
         for conditions in order.claims():
             claimed.update(claim_rows(free, ItemState.TRASHED, ItemState.PURGE_INTENT, now=now, **conditions))
-        rows = [row for row in given if row.pk in claimed]
+        rows = list(given) if len(claimed) == len(given) else [row for row in given if row.id in claimed]
         if rows:
             evidence = {"items": len(rows), "bytes": sum(row.size for row in rows)}
             entry = record(
@@ -318,22 +318,23 @@ def _commit(
         return
     now = database_now()
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    names = {run_id: policy_name(row) for run_id, row in {row.run_id: row for row in rows}.items()}
     by_outcome: dict[tuple[str, str | None], list[UUID]] = defaultdict(list)
     for row, purged in zip(rows, done, strict=True):
         # Why it was kept for a while is no longer so.
         before = "" if row.ask_again_at is not None else None
-        by_outcome[purged.outcome, purged.detail[:500] or before].append(row.pk)
+        by_outcome[purged.outcome, purged.detail[:500] or before].append(row.id)
         if purged.outcome == "purged":
-            totals[policy_name(row)][0] += len(row.members)
-            totals[policy_name(row)][1] += purged.bytes
+            total = totals[names[row.run_id]]
+            total[0] += len(row.members)
+            total[1] += purged.bytes
+    scribe, said = _Scribe(area, actor, now), evidence or {}
     entries = [
-        _entry(
+        scribe.entry(
             row,
             _ACTIONS[purged.outcome],
-            actor,
-            now,
             reason=purged.detail or reason,
-            evidence=_said((evidence or {}).get(row.pk)),
+            evidence=_said(said.get(row.id)) if said else None,
         )
         for row, purged in zip(rows, done, strict=True)
     ]
@@ -355,19 +356,25 @@ def _said(verifiers: Mapping[str, str] | None) -> dict[str, Any]:
 _ACTIONS = {"purged": "purged", "lost": "lost", "error": "purge_error"}
 
 
-def _entry(
-    row: CleanupItem,
-    action: str,
-    actor: Actor,
-    now: datetime,
-    *,
-    reason: str = "",
-    evidence: dict[str, Any] | None = None,
-) -> AuditRecord:
-    return record(
-        actor, action, now=now, run=row.run_id, item=row.pk, area=row.area.name, path=row.path, size=row.size,
-        policy_version=version_name(row), reason=reason, evidence={"trash": row.trash_id, **(evidence or {})},
-    )  # fmt: skip
+class _Scribe:
+    """Describes many items of one area: what they have in common is said, and cut to its column, once."""
+
+    def __init__(self, area: StagingArea, actor: Actor, now: datetime) -> None:
+        self.area, self.actor, self.now = area, actor, now
+        self.blanks: dict[tuple[UUID | None, str, str], AuditRecord] = {}
+
+    def entry(
+        self, row: CleanupItem, action: str, *, reason: str = "", evidence: dict[str, Any] | None = None
+    ) -> AuditRecord:
+        key = (row.run_id, action, reason)
+        blank = self.blanks.get(key)
+        if blank is None:
+            blank = self.blanks[key] = record(
+                self.actor, action, now=self.now, run=row.run_id, area=self.area.name,
+                policy_version=version_name(row), reason=reason,
+            )  # fmt: skip
+        said = {"trash": row.trash_id, **evidence} if evidence else {"trash": row.trash_id}
+        return replace(blank, item=str(row.id), path=row.path or None, size=row.size, evidence=said)
 
 
 # After a crash

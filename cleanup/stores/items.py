@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.db import connection, models
+from django.db import DEFAULT_DB_ALIAS, connection, models
 from django.db.models import F, QuerySet
 from django.db.models.base import ModelState
 
@@ -25,7 +26,7 @@ from cleanup.engine.reasons import Reason
 from cleanup.engine.states import ItemState, can_move
 from cleanup.models import CleanupItem, CleanupRun, CleanupTotal, PolicyVersion, StagingArea
 from cleanup.stores.registry import follow_trashed
-from cleanup.stores.sql import among, as_time, as_uuid, insert_rows, time_of, uuid_of
+from cleanup.stores.sql import among, as_time, as_uuid, insert_rows, is_postgresql, time_of, uuid_of
 
 _FIELDS = (
     "id", "run", "area", "path", "members", "size", "state", "reason", "detail", "task_id", "trash_id",
@@ -159,9 +160,11 @@ def load(ids: Collection[UUID], *, area: StagingArea) -> list[CleanupItem]:
     once for all rows.
     """
     found = _fetch(ids, area) if ids else []
-    wanted = {run_id for values in found if (run_id := uuid_of(values[_RUN])) is not None}
+    wanted = {run_id for run_id in map(uuid_of, {values[_RUN] for values in found}) if run_id is not None}
     runs = CleanupRun.objects.select_related("policy_version__policy").in_bulk(wanted)
-    rows = [_made(values, area, runs) for values in found]
+    # Of thousands of rows that went together the moments are the same.
+    moment, run_key = cache(time_of), cache(uuid_of)
+    rows = [_made(values, area, runs, moment, run_key) for values in found]
     return sorted(rows, key=lambda row: row.trash_id)
 
 
@@ -176,7 +179,12 @@ _TIMES = tuple(
 def _fetch(ids: Collection[UUID], area: StagingArea) -> list[tuple[Any, ...]]:
     where, given = among(CleanupItem, ids, area=area.pk)
     quote = connection.ops.quote_name
-    columns = ", ".join(quote(str(field.column)) for field in CleanupItem._meta.concrete_fields)
+    # As an expression a column has no declared type: SQLite's driver leaves the text of a moment as it is.
+    plus = "" if is_postgresql() else "+"
+    columns = ", ".join(
+        f"{plus if field.attname in _TIMES else ''}{quote(str(field.column))}"
+        for field in CleanupItem._meta.concrete_fields
+    )
     table = quote(CleanupItem._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -186,21 +194,25 @@ def _fetch(ids: Collection[UUID], area: StagingArea) -> list[tuple[Any, ...]]:
         return list(cursor.fetchall())
 
 
-def _made(values: Sequence[Any], area: StagingArea, runs: Mapping[UUID, CleanupRun]) -> CleanupItem:
+def _made(
+    values: Sequence[Any],
+    area: StagingArea,
+    runs: Mapping[UUID, CleanupRun],
+    moment: Callable[[Any], datetime | None],
+    run_key: Callable[[Any], UUID | None],
+) -> CleanupItem:
     """Make a row as if the ORM had read it."""
     fields = dict(zip(_COLUMNS, values, strict=True))
-    fields["id"], fields["run_id"] = uuid_of(fields["id"]), uuid_of(fields["run_id"])
+    run_id = run_key(fields["run_id"])
+    fields["id"], fields["run_id"] = uuid_of(fields["id"]), run_id
     fields["members"] = (
         _decode(fields["members"]) if isinstance(fields["members"], str) else fields["members"]
     )
     for name in _TIMES:
-        fields[name] = time_of(fields[name])
+        fields[name] = moment(fields[name])
     state = ModelState()
-    state.db, state.adding = connection.alias, False
-    state.fields_cache = {
-        "area": area,
-        "run": runs[fields["run_id"]] if fields["run_id"] is not None else None,
-    }
+    state.db, state.adding = DEFAULT_DB_ALIAS, False
+    state.fields_cache = {"area": area, "run": runs[run_id] if run_id is not None else None}
     row = CleanupItem.__new__(CleanupItem)
     row.__dict__.update(fields, _state=state)
     return row

@@ -84,6 +84,8 @@ def test_an_application_written_for_the_daemon_runs_unchanged(tmp_path: Path) ->
         [sys.executable, "-u", "-m", "tests.e2e.daemon_example"],
         cwd=ROOT, env={**os.environ, "HOME": str(tmp_path), "PYTHONUTF8": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        # Shells let their background jobs ignore it, and so would whatever is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as program:  # fmt: skip
         try:
             wait_until(lambda: not any(map(Path.exists, results)), timeout=60, what="the end of the results")

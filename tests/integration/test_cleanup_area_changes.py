@@ -184,7 +184,7 @@ def test_the_trash_survives_the_loss_of_the_database(staging: Staging) -> None:
     assert timedelta(days=6) < held.until - held.created_at < timedelta(days=8)
 
 
-def test_what_was_adopted_is_not_purged_since_nobody_knows_whom_to_ask(
+def test_what_was_adopted_is_purged_by_a_person_alone_since_nobody_knows_whom_to_ask(
     staging: Staging, full: set[str]
 ) -> None:
     forget_everything()
@@ -193,6 +193,9 @@ def test_what_was_adopted_is_not_purged_since_nobody_knows_whom_to_ask(
     report = operations.purge_due(now=later(30))
     assert (report.purged, report.kept) == (0, {"unverified": 6})
     assert staging.in_trash() == 6
+    adopted = list(CleanupItem.objects.values_list("pk", flat=True))
+    report = operations.purge_now(adopted, reason="the disk is full", actor=ANNA)
+    assert (report.purged, report.kept, staging.in_trash()) == (6, {}, 0)
 
 
 def command(*words: str) -> int:

@@ -140,6 +140,16 @@ def test_rows_are_read_back_as_the_orm_reads_them(staging: Staging, run: Cleanup
         assert (fast.run, fast.area, fast._state.adding) == (slow.run, slow.area, False)
 
 
+def test_text_is_stored_as_it_is(staging: Staging) -> None:
+    texts = ["plain", "a\ttab", "a\nline", "a\rreturn", "\\", "\\N", "\\t", "\t", "a\t\\\n\rb", ""]
+    new = [
+        NewItem(id, an_item(number), ItemState.SKIPPED, Reason.HELD, detail=text)
+        for number, (id, text) in enumerate(zip(new_ids(len(texts)), texts, strict=True))
+    ]
+    insert_items(new, run_id=None, area=staging.area, now=NOW, trashed_at=None, purge_after=None)
+    assert [row.detail for row in CleanupItem.objects.order_by("pk")] == texts
+
+
 def test_rows_of_another_area_are_not_read(staging: Staging, tmp_path: Path) -> None:
     new = insert(staging, None, 3)
     assert load([one.id for one in new], area=Staging(tmp_path, "other").area) == []

@@ -25,9 +25,11 @@ import msgspec
 
 from cleanup.engine import faults
 from cleanup.engine.area import AreaHandle
+from cleanup.engine.discard import discard, discard_leftovers, expired, shelve
 from cleanup.engine.errors import ManifestInvalid
 from cleanup.engine.kernel import rename_new
 from cleanup.engine.plan import decode_items, encode_items
+from cleanup.engine.scan import Skips
 from cleanup.engine.shelf import batch_of
 from cleanup.engine.states import TRANSITIONS, Decision, ItemState, can_move, recover
 from cleanup.engine.trash import move, observe, prepare, purge, purge_batch, reopen, restore, trash_ids
@@ -99,6 +101,15 @@ def restore_all(garden: Garden, area: AreaHandle, rows: Rows) -> None:
         rows.put({trash_id: outcomes[restore(area, trash_id).outcome]})
 
 
+def discard_all(garden: Garden, area: AreaHandle, rows: Rows) -> None:
+    """What ResultCleanupDaemon does, which keeps no rows: finish what is left over, then what has expired."""
+    for _ in discard_leftovers(area, header().policy, now=NOW, on_bad=lambda batch, why: None):
+        pass
+    if found := expired(area, EXPIRY, now=NOW, on_kept=Skips()).candidates:
+        at_once = msgspec.structs.replace(header(), purge_after=NOW)
+        discard(area, shelve(area, found, header=at_once))
+
+
 def decisions(area: AreaHandle, rows: Rows) -> Iterator[tuple[str, Decision]]:
     for trash_id, state in list(rows.states.items()):
         if TRANSITIONS[state] and state is not S.PLANNED:
@@ -141,7 +152,7 @@ def _move_on(area: AreaHandle, trash_id: str) -> ItemState:
     return next(OUTCOMES[one.outcome] for one in move(area, prepared) if one.trash_id == trash_id)
 
 
-VERBS = {"run": run, "purge": purge_all, "restore": restore_all}
+VERBS = {"run": run, "purge": purge_all, "restore": restore_all, "discard": discard_all}
 
 
 #: Calls by the name that a tracer knows, each made without any effect.

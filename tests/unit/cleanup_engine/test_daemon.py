@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cleanup.engine import ResultCleanupDaemon
+from cleanup.engine import ResultCleanupDaemon, faults
 from cleanup.engine.area import open_area
 from cleanup.engine.daemon import local_zone
 
@@ -224,24 +224,18 @@ async def test_a_dead_metrics_service_changes_nothing(
     assert "did not take the report" in caplog.text
 
 
-async def test_what_a_killed_cleanup_left_in_the_trash_is_finished(
+async def test_what_could_not_be_removed_is_finished_by_the_next_cleanup(
     cache: Path, daemon: ResultCleanupDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cleanup.engine.daemon as module
-
     write_pair(cache, "old", passed())
     with monkeypatch.context() as patch:
-        patch.setattr(module, "purge_batch", _die)
-        with pytest.raises(KeyboardInterrupt):
-            daemon._clean()
+        patch.setattr(faults, "_armed", faults.Armed("purge.before_unlink:1:EIO"))
+        stats = await daemon._cleanup_expired()
+    assert (stats["deleted_count"], stats["errors"]) == (0, 1)
     assert any((cache / ".trash").rglob("data/*"))
     stats = await daemon._cleanup_expired()
     assert stats["deleted_count"] == 1
     assert not any((cache / ".trash").rglob("data/*"))
-
-
-def _die(*arguments: object) -> None:
-    raise KeyboardInterrupt
 
 
 async def test_a_cache_in_use_by_another_process_is_left_for_later(

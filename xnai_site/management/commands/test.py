@@ -22,8 +22,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 PACKAGES = ("manage.py", "xnai_site", "bus", "cleanup")
-#: Two processes, a file at a time to each: most tests wait for the servers they have started.
-TWO_AT_ONCE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+#: A file at a time to each process; more of them than cores, for most tests wait for servers they started.
+AT_ONCE = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
 #: The last line of pytest.
 COUNTS = re.compile(r"\b(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 
@@ -153,8 +153,8 @@ def all_steps(deep: Mapping[str, str]) -> list[Step]:
             # It compares models with files; a database of the installation need not be there.
             environment={"XNAI_NO_VENV": "1", "DATABASE_URL": "sqlite://:memory:"},
         ),
-        pytest_step("pytest (SQLite)", TWO_AT_ONCE, {**deep, "TEST_DATABASE": "sqlite"}),
-        pytest_step("pytest (PostgreSQL)", TWO_AT_ONCE, {**deep, "TEST_DATABASE": "postgresql"}),
+        pytest_step("pytest (SQLite)", AT_ONCE, {**deep, "TEST_DATABASE": "sqlite"}),
+        pytest_step("pytest (PostgreSQL)", AT_ONCE, {**deep, "TEST_DATABASE": "postgresql"}),
     ]
 
 
