@@ -19,6 +19,7 @@ from cleanup.conf import conf
 from cleanup.engine.errors import AreaBusy
 from cleanup.operations import auditing, execute, schedule
 from cleanup.operations.purging import has_due, purge_due
+from cleanup.operations.restoring import is_waiting
 from cleanup.operations.runs import send, wake
 from cleanup.stores.leases import WORKING_STATES
 from cleanup.stores.sql import database_now
@@ -55,6 +56,13 @@ def purge() -> None:
     report = purge_due(slice_length=conf().slice_length)
     if report.unfinished:
         send("cleanup.tasks.purge")
+
+
+@shared_task(name="cleanup.tasks.restore")
+def restore() -> None:
+    """Go on with queued restores, some thousand items at a time. Where others work, the tick goes on."""
+    if schedule.recover_all() and is_waiting():
+        send("cleanup.tasks.restore")
 
 
 @shared_task(name="cleanup.tasks.recover")

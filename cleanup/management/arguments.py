@@ -180,6 +180,7 @@ def _trash(verbs: Any) -> None:
     restore.add_argument("--pk", action="append", metavar="KEY", help="with --rows, only this one")
     restore.add_argument("--path", metavar="GLOB", help="of the area, only what matches")
     restore.add_argument("--to", metavar="PATH", help="another name below the area, for one item")
+    restore.add_argument("--queue", action="store_true", help="have a worker do it")
     purge = _verb(verbs, "purge", "remove from the trash for good", dry_run=True)
     which = purge.add_mutually_exclusive_group(required=True)
     which.add_argument("--due", action="store_true", help="whose grace period is over")

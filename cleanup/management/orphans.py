@@ -119,6 +119,8 @@ def restore(options: Options) -> Answer:
         if keys:
             raise OperationRefused("--pk needs --rows")
         return verbs.restore(options)
+    if options["queue"]:
+        raise OperationRefused("rows are brought back at once: --queue is for files")
     if options["dry_run"]:
         found = count_restorable(label, keys)
         planned = {"restored": 0, "rows": found, "dry_run": True}

@@ -276,7 +276,16 @@ def restore(options: Options) -> Answer:
         rows = CleanupItem.objects.filter(pk__in=ids[:1000])
         lines = [f"{len(ids)} items would be restored.", *(row.path for row in rows[:200])]
         return Answer(data={"restored": 0, "conflicts": [], "items": len(ids), "dry_run": True}, lines=lines)
+    if options["queue"]:
+        return _queue_restore(ids, options["to"])
     return _restore_answer(operations.restore(ids, actor=actor(), to=options["to"]))
+
+
+def _queue_restore(ids: list[UUID], to: str | None) -> Answer:
+    if to is not None:
+        raise OperationRefused("a restore to another name is not queued")
+    queued = operations.queue_restore(ids, actor=actor())
+    return Answer(data={"queued": queued}, lines=[f"{queued} items will be brought back by a worker."])
 
 
 def _uuid(text: str) -> UUID:

@@ -27,7 +27,7 @@ from cleanup.operations.outcomes import (
 from cleanup.operations.planning import preview
 from cleanup.operations.policies import add_policy, ensure_demo_areas, find_policy, save_policy, set_mode
 from cleanup.operations.purging import extend_grace, purge_due, purge_now
-from cleanup.operations.restoring import restore
+from cleanup.operations.restoring import queue_restore, restore
 from cleanup.operations.runs import approve, find_run, queue_run, reject, resume, start_run, stop
 from cleanup.stores import Actor
 
@@ -58,6 +58,7 @@ __all__ = [
     "preview",
     "purge_due",
     "purge_now",
+    "queue_restore",
     "queue_run",
     "reject",
     "release",

@@ -4,7 +4,8 @@ First a hold is put on the names that they return to, for as long as their polic
 next run does not take at once what somebody has just brought back. The rows are claimed in one transaction,
 so of a restore and a purge of the same file one finds nothing to do; then the engine renames; then the
 outcomes are committed. A crash in between leaves rows in state `restoring`, which recovery finishes. What
-could not be brought back stays in the trash, as it was.
+could not be brought back stays in the trash, as it was. A restore that is queued is such a claim alone: a
+worker, or the next tick, finishes it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -32,6 +34,7 @@ from cleanup.operations.areas import locked, opened
 from cleanup.operations.keeping import keep_restored, narrow
 from cleanup.operations.outcomes import Conflict, OperationRefused, RestoreReport
 from cleanup.operations.purging import tidy_batches
+from cleanup.operations.runs import send
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.items import (
     add_totals,
@@ -48,6 +51,12 @@ from cleanup.stores.sql import chunks, database_now
 
 #: Items brought back under one hold of the area's lock.
 _BATCH = 2_000
+
+#: Items that one recovery finishes: a queue may hold any number, and others wait for the area's lock.
+_AT_ONCE = 5 * _BATCH
+
+#: By name, since tasks stand above operations.
+_RESTORE = "cleanup.tasks.restore"
 
 #: From which a restore may start; an error may have left its bytes in the trash.
 _RESTORABLE = (ItemState.TRASHED, ItemState.ERROR)
@@ -82,6 +91,35 @@ def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) 
         with opened(area) as handle:
             _restore_in(handle, area, ids, actor, to, report)
     return report
+
+
+def queue_restore(item_ids: Collection[UUID], *, actor: Actor) -> int:
+    """Have a worker bring items back under their old names; return how many.
+
+    They are claimed and their names are held at once. What cannot be brought back returns to the trash, with
+    the reason in its row and in the audit. Without a worker the next tick does it.
+    """
+    queued = 0
+    for area, ids in _by_area(item_ids).items():
+        keep_restored(area, ids, actor, to=None)
+        for part in chunks(ids, _BATCH):
+            queued += _queue_part(area, part, actor)
+    transaction.on_commit(partial(send, _RESTORE), robust=True)
+    return queued
+
+
+def _queue_part(area: StagingArea, ids: Sequence[UUID], actor: Actor) -> int:
+    now = database_now()
+    with transaction.atomic():
+        claimed = sum(len(claim_rows(ids, state, ItemState.RESTORING, now=now)) for state in _RESTORABLE)
+        entry = record(actor, "restore_queued", now=now, area=area.name, evidence={"items": claimed})
+        DatabaseAuditSink().write([entry])
+    return claimed
+
+
+def is_waiting() -> bool:
+    """Whether a restore was queued, or interrupted, and is not finished."""
+    return CleanupItem.objects.filter(state=ItemState.RESTORING).exists()
 
 
 def _restore_in(
@@ -226,10 +264,14 @@ def _report(done: Sequence[_Done], report: RestoreReport) -> None:
 
 
 def finish_restores(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
-    """Finish interrupted restores; the caller holds the area's lock. Return how many items."""
-    ids = CleanupItem.objects.filter(area=area, state=ItemState.RESTORING).values_list("pk", flat=True)
+    """Go on with interrupted and queued restores, at most `_AT_ONCE` items; return how many.
+
+    The caller holds the area's lock.
+    """
+    waiting = CleanupItem.objects.filter(area=area, state=ItemState.RESTORING).order_by("trash_id")
+    ids = list(waiting.values_list("pk", flat=True)[:_AT_ONCE])
     finished = 0
-    for part in chunks(list(ids), _BATCH):
+    for part in chunks(ids, _BATCH):
         rows = load(part, area=area)
         seen = observe_all(handle, [(_restored_item(row, row.restore_to), row.trash_id) for row in rows])
         done = [_decided(row, observation) for row, observation in zip(rows, list(seen), strict=True)]
