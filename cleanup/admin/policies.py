@@ -24,6 +24,7 @@ from cleanup.admin.verbs import VerbAdmin
 from cleanup.engine.errors import EngineError, PolicyInvalid
 from cleanup.models import Mode, RetentionPolicy, Rule
 from cleanup.operations.duetimes import parse_schedule
+from cleanup.stores.sql import field_of
 from cleanup.verifiers import KINDS
 
 #: Files of each kind that a preview names.
@@ -57,11 +58,17 @@ HELP = {
         "but the newest of each group. rows: records of a model, soft-deleted."
     ),
     "age": "Such as 2d, 1h30m or 4w. Required by age, orphan and rows; the others heed it if it is given.",
+    "age_by": "Any of a (access), b (birth), c (change), m (modification); A B C M for a bundle's directory.",
     "schedule": "An interval such as 6h, or cron text such as 30 2 * * *: minute hour day month weekday.",
     "catch_up": "What becomes of runs that were due while nothing was running.",
     "max_median_factor": "Compared with the median of the last 30 runs, from the fifth run on.",
     "max_unknown_percent": "Of what the verifiers were asked. Above it a run ends without having acted.",
 }
+
+
+def _default(field: str) -> Any:
+    """What a new policy has there: a field of our own does not take it from the model."""
+    return field_of(RetentionPolicy, field).get_default()
 
 
 class VerifiersField(LinesField):
@@ -95,7 +102,9 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         "`manage.py cleanup policies verifiers` lists their options.",
     )
     grace_period = AgeField(
-        label="Grace period", help_text="How long a trashed file can be restored: 7d, 12h, 4w."
+        label="Grace period",
+        initial=_default("grace_period"),
+        help_text="How long a trashed file can be restored: 7d, 12h, 4w.",
     )
     floor = AgeField(
         required=False,
@@ -106,10 +115,11 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     row_filter = forms.JSONField(
         required=False,
         label="Only rows with",
+        initial=dict,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
         help_text='Field lookups as a JSON object, such as {"task_id__startswith": "demo-"}.',
     )
-    max_bytes = SizeField(label="Most bytes", help_text="Such as 100 GB.")
+    max_bytes = SizeField(label="Most bytes", initial=_default("max_bytes"), help_text="Such as 100 GB.")
 
     class Meta:
         model = RetentionPolicy

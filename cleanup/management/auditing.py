@@ -56,7 +56,7 @@ def _verdict(found: ChainReport) -> Answer:
     if found.notes:
         data["notes"] = list(found.notes)
     if found.sound:
-        line = f"Sound: {found.entries} entries, {found.checkpoints} checkpoints."
+        line = f"Sound: {found.entries} entries, checkpoints: {found.checkpoints}."
         return Answer(data=data, lines=[line, *notes], code=DONE)
     data |= {"first_bad_seq": found.first_bad_seq, "kind": found.kind, "checkpoint": found.checkpoint}
     where = f" of checkpoint {found.checkpoint}" if found.checkpoint is not None else ""
@@ -89,7 +89,7 @@ def _when(at_us: int) -> str:
 def audit_checkpoint(options: Options) -> Answer:
     if options["rebuild"] and not options["dry_run"]:
         count = segments.rebuild_log(actor())
-        return Answer(data={"rebuilt": count}, lines=[f"The file was made anew, with {count} checkpoints."])
+        return Answer(data={"rebuilt": count}, lines=[f"The file was made anew, checkpoints: {count}."])
     if options["dry_run"]:
         waiting = auditing.unsealed()
         return Answer(

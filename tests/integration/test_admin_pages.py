@@ -271,6 +271,12 @@ POLICY = {
 }  # fmt: skip
 
 
+def test_a_new_policy_begins_with_what_it_would_have_anyway(boss):
+    form = boss.get(reverse("admin:cleanup_retentionpolicy_add")).context["adminform"].form
+    shown = {name: form[name].value() for name in ("grace_period", "max_bytes", "row_filter", "schedule")}
+    assert shown == {"grace_period": "1w", "max_bytes": "100 GB", "row_filter": "{}", "schedule": "6h"}
+
+
 def test_a_policy_is_made_as_people_write_it(boss, staging):
     boss.post(reverse("admin:cleanup_retentionpolicy_add"), {**POLICY, "area": staging.area.pk})
     made = RetentionPolicy.objects.get(name="fresh")
