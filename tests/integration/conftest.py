@@ -1,14 +1,17 @@
-"""Fixtures of the integration ring: the bus within the test's own process, and a site of real processes."""
+"""Fixtures of the integration ring: the bus in the test's own process, a site of real processes, an audit."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bus import layer, publishing
 from bus.fanout.hub import Hub, hub, running, shut_down
 from bus.log import threads
+from tests.auditing import AuditFiles, write
 from tests.harness import Site
 
 
@@ -37,3 +40,17 @@ def site() -> Iterator[Site]:
     started = Site().start()
     yield started
     started.stop()
+
+
+@pytest.fixture
+def files(tmp_path: Path, settings: Any) -> AuditFiles:
+    """A chain with its key and its file of checkpoints in a folder of its own."""
+    return AuditFiles(tmp_path, settings)
+
+
+@pytest.fixture
+def sealed(files: AuditFiles) -> AuditFiles:
+    """Three checkpoints of ten entries, and three entries more."""
+    write(33)
+    assert len(files.cut()) == 3
+    return files

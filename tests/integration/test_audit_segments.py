@@ -7,7 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from django.contrib.auth.models import User
@@ -23,24 +23,11 @@ from cleanup.engine.errors import AuditInvalid, AuditUnavailable
 from cleanup.management.commands.cleanup import VERBS
 from cleanup.models import AuditCheckpoint, AuditEntry, AuditHead
 from cleanup.operations import NotFound, OperationRefused, auditing, segments
-from tests.auditing import AUDITOR, AuditFiles, change, command, notes, sql, verdict, write
+from tests.auditing import AUDITOR, AuditFiles, change, command, notes, sql, verdict
 
 pytestmark = pytest.mark.django_db
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def files(tmp_path: Path, settings: Any) -> AuditFiles:
-    return AuditFiles(tmp_path, settings)
-
-
-@pytest.fixture
-def sealed(files: AuditFiles) -> AuditFiles:
-    """Three checkpoints of ten entries, and three entries more."""
-    write(33)
-    assert len(files.cut()) == 3
-    return files
 
 
 # Retention

@@ -28,19 +28,6 @@ pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def files(tmp_path: Path, settings: Any) -> AuditFiles:
-    return AuditFiles(tmp_path, settings)
-
-
-@pytest.fixture
-def sealed(files: AuditFiles) -> AuditFiles:
-    """Three checkpoints of ten entries, and three entries more."""
-    write(33)
-    assert len(files.cut()) == 3
-    return files
-
-
 # Sealing
 
 
