@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
-from celery import current_app
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
@@ -31,6 +30,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from bus import cells
 from bus.console import Change, ConsoleAdmin, change
+from xnai_site.celery import app as celery_app
 
 admin.site.index_title = "Overview"
 
@@ -163,7 +163,7 @@ class PeriodicTaskAdmin(ConsoleAdmin):
     )
     def run_now(self, request: HttpRequest, rows: QuerySet[PeriodicTask], data: dict[str, Any]) -> str:
         for row in rows:
-            current_app.send_task(
+            celery_app.send_task(
                 row.task,
                 args=json.loads(row.args),
                 kwargs=json.loads(row.kwargs),

@@ -2,12 +2,22 @@
 
 from cleanup.models.areas import Hold, StagingArea, UsageSample
 from cleanup.models.audit import AuditCheckpoint, AuditEntry, AuditHead
+from cleanup.models.console import (
+    AreaUsage,
+    JobState,
+    OrderVerb,
+    PolicyPreview,
+    PreviewBatch,
+    TrashOrder,
+    VerifierCheck,
+)
 from cleanup.models.items import CleanupItem, CleanupTotal, ItemState, OrphanBatch, StagedFile, VerifierTotal
 from cleanup.models.policies import CatchUp, Mode, OrderBy, PolicyVersion, RetentionPolicy, Rule, Unit
 from cleanup.models.runs import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
 
 __all__ = [
     "ACTIVE_STATES",
+    "AreaUsage",
     "AuditCheckpoint",
     "AuditEntry",
     "AuditHead",
@@ -17,17 +27,23 @@ __all__ = [
     "CleanupTotal",
     "Hold",
     "ItemState",
+    "JobState",
     "Mode",
     "OrderBy",
+    "OrderVerb",
     "OrphanBatch",
     "PlanBatch",
+    "PolicyPreview",
     "PolicyVersion",
+    "PreviewBatch",
     "RetentionPolicy",
     "Rule",
     "RunState",
     "StagedFile",
     "StagingArea",
+    "TrashOrder",
     "Unit",
     "UsageSample",
+    "VerifierCheck",
     "VerifierTotal",
 ]

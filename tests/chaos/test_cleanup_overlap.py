@@ -96,7 +96,7 @@ def test_frozen_dying_and_doubled_workers_trash_each_file_once(site: Site) -> No
         what="another worker that takes the run over",
     )  # fmt: skip
     assert in_trash(root) == 30, "somebody has moved files beside the one who holds the lock"
-    with Celery(broker=site.valkey.url) as app:
+    with Celery(broker=site.valkey.url, set_as_current=False) as app:
         for _ in range(20):
             app.send_task("cleanup.tasks.continue_run", args=[run], queue="celery")
     site.worker.thaw()
