@@ -23,7 +23,7 @@ from bus.log.current import event_log
 from bus.log.dialect import dialect_of
 from bus.log.threads import in_thread
 from bus.models import Cursor, Topic
-from bus.protocol.errors import BusError, LogUnavailable
+from bus.protocol.errors import BusError, LogUnavailable, UnknownTopic
 from bus.protocol.positions import Position
 
 #: Times that an ack is judged anew because its topic begins anew under its hands.
@@ -166,6 +166,40 @@ def _places(
     return places
 
 
+def place(consumer: str, topic: str, offset: int) -> CursorState:
+    """Set a cursor, forward or back: not an ack, but the hand of an operator.
+
+    Raises:
+        UnknownTopic: there is no such topic.
+        BadRequest: the offset is beyond the top, or negative, or no consumer has such a name.
+    """
+    wanted = Ack(consumer=consumer, topic=topic, offset=offset)
+    if conf().volatile:
+        return _memory().place(wanted)
+    with transaction.atomic():
+        # Locked, so that it does not begin anew meanwhile.
+        row = Topic.objects.select_for_update().filter(name=topic).first()
+        if row is None:
+            raise UnknownTopic
+        if refusal := refusal_of(wanted, row):
+            raise refusal
+        moved, _ = Cursor.objects.update_or_create(consumer=consumer, topic=row, defaults={"offset": offset})
+    return _state(consumer, row, offset, moved.acked_at)
+
+
+def forget(consumer: str, topic: str) -> int | None:
+    """Forget a cursor; return where it stood, or None if there was none."""
+    if conf().volatile:
+        return _memory().forget(consumer, topic)
+    with transaction.atomic():
+        found = Cursor.objects.select_for_update(of=("self",)).filter(consumer=consumer, topic__name=topic)
+        row = found.first()
+        if row is None:
+            return None
+        row.delete()
+    return row.offset
+
+
 def cursor_of(consumer: str, topic: str) -> CursorState | None:
     """Return where a consumer stands, or None if there is no such topic. Without an ack it stands at 0."""
     if conf().volatile:
@@ -191,11 +225,15 @@ def position(consumer: str, topic: str) -> Position | None:
     return Position(epoch=row.epoch, offset=max(found.offset if found else 0, row.first_offset - 1))
 
 
-def cursors(topic: str) -> list[CursorState]:
-    """Return all cursors of a topic, the furthest behind first."""
+def cursors(topic: str, *, limit: int | None = None) -> list[CursorState]:
+    """Return the cursors of a topic, the furthest behind first: all, or so many."""
     if conf().volatile:
-        return _memory().cursors(topic)
+        return _memory().cursors(topic)[:limit]
     found = Cursor.objects.filter(topic__name=topic).select_related("topic").order_by("offset", "consumer")
+    return _states(found[:limit])
+
+
+def _states(found: Iterable[Cursor]) -> list[CursorState]:
     return [_state(cursor.consumer, cursor.topic, cursor.offset, cursor.acked_at) for cursor in found]
 
 
@@ -204,7 +242,10 @@ def acknowledged_by(topic: str, offset: int, *, limit: int = 50) -> list[CursorS
 
     An ack covers all before it, so `acked_at` is the latest moment at which it can have been.
     """
-    passed = [cursor for cursor in cursors(topic) if cursor.offset >= offset]
+    if not conf().volatile:
+        found = Cursor.objects.filter(topic__name=topic, offset__gte=offset).select_related("topic")
+        return _states(found.order_by("-acked_at", "consumer")[:limit])
+    passed = [cursor for cursor in _memory().cursors(topic) if cursor.offset >= offset]
     return sorted(passed, key=lambda cursor: (cursor.acked_at is not None, cursor.acked_at), reverse=True)[
         :limit
     ]

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import reduce
+from operator import or_
+from typing import Any, ClassVar, TypeAlias
 from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin.options import IncorrectLookupParameters, ShowFacets
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import Model, QuerySet
+from django.core.exceptions import BadRequest, PermissionDenied, ValidationError
+from django.db.models import Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -27,10 +30,21 @@ from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from bus.paging import Route, RoutedList, Sought
+
+#: What a change returns: a sentence, or a page.
+_Done: TypeAlias = str | HttpResponse
+
 #: Rows that one confirmation covers: a full page of a list.
 MOST_ROWS = 100
 #: Rows named on the page that asks; the others are counted.
 MOST_NAMED = 20
+#: Parameters of a list's address that do not say which rows it shows.
+NOT_A_FILTER = ("o", "p", "e", "all", "after", "before", "_changelist_filters")
+
+
+class _Gone(Exception):
+    """None of the chosen rows is there any more."""
 
 
 class ConfirmForm(forms.Form):
@@ -74,7 +88,7 @@ class Change:
     rows: bool
     #: Whether several rows can be done at once.
     bulk: bool
-    do: Callable[[Any, HttpRequest, Any, dict[str, Any]], str]
+    do: Callable[[Any, HttpRequest, Any, dict[str, Any]], _Done]
 
     def allowed(self, request: HttpRequest) -> bool:
         """Whether this person may do it."""
@@ -91,14 +105,15 @@ def change(
     danger: bool = False,
     rows: bool = True,
     bulk: bool = True,
-) -> Callable[[Callable[..., str]], Callable[..., str]]:
+) -> Callable[[Callable[..., _Done]], Callable[..., _Done]]:
     """Mark a method `(self, request, rows, data) -> sentence` of a `ConsoleAdmin` as a change.
 
     The method gets the chosen rows and the cleaned data of `form`, and returns what was done, in one
-    sentence; an empty one if it has told the person already.
+    sentence; an empty one if it has told the person already. Or the page to be shown, for what may be put
+    into no session and no message: a key that is shown once.
     """
 
-    def mark(method: Callable[..., str]) -> Callable[..., str]:
+    def mark(method: Callable[..., _Done]) -> Callable[..., _Done]:
         method.console_change = Change(  # type: ignore[attr-defined]
             name=method.__name__,
             label=label,
@@ -124,8 +139,14 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
     #: Exceptions by which the domain refuses; shown to the person, not raised.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
 
+    #: The ways along its indexes by which the list is read, if the table grows without bounds. Columns that
+    #: no route is ordered by cannot be sorted by. Without routes: a small table, read as it comes.
+    routes: ClassVar[tuple[Route, ...]] = ()
+
     paginator = InfinitePaginator
     show_full_result_count = False
+    #: Counts beside filters would read whole tables.
+    show_facets = ShowFacets.NEVER
     list_per_page = 50
     list_fullwidth = True
     compressed_fields = False
@@ -146,6 +167,40 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
     def notice(self) -> str:
         """What has to be said above the list beside its introduction; empty as a rule."""
         return ""
+
+    def filter_buttons(self, request: HttpRequest) -> list[dict[str, Any]]:
+        """What may be done to everything that the filter and search of the list find.
+
+        Each is `{"label", "url", "danger"}` of a page that asks. The list adds its filter to the address, as
+        query string (`filter_query`); that page has the rows from `found`.
+        """
+        return []
+
+    def filter_query(self, request: HttpRequest) -> str:
+        """The filter and search of a list as a query string: no order and no place in it."""
+        asked = request.GET.copy()
+        for name in NOT_A_FILTER:
+            asked.pop(name, None)
+        return asked.urlencode()
+
+    def seek(self, term: str, sought: Sought) -> None:
+        """Say what a search is for, on a list with routes; by default a part of a `search_fields`."""
+        fields = (name.lstrip("=^@") for name in self.search_fields)
+        sought.rest.append(reduce(or_, (Q(**{f"{name}__icontains": term}) for name in fields)))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return RoutedList if self.routes else super().get_changelist(request, **kwargs)
+
+    def found(self, request: HttpRequest) -> QuerySet[Any]:
+        """All rows that the filter and search in the address of `request` find, page or no page.
+
+        Raises `BadRequest` for a filter that there is not, where a list would begin again without it.
+        """
+        try:
+            rows: QuerySet[Any] = self.get_changelist_instance(request).queryset
+        except IncorrectLookupParameters as error:
+            raise BadRequest("there is no such filter") from error
+        return rows
 
     def applies(self, change: Change, row: Any) -> bool:
         """Whether a change makes sense for a row as it is now.
@@ -191,8 +246,13 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         buttons = [self._button(request, entry) for entry in self._offered(request, rows=False)]
+        query = self.filter_query(request)
         extra = {
             "console_buttons": buttons,
+            "console_filter_buttons": [
+                {**button, "url": f"{button['url']}?{query}" if query else button["url"]}
+                for button in self.filter_buttons(request)
+            ],
             "console_intro": self.intro,
             "console_notice": self.notice(),
             **(extra_context or {}),
@@ -241,11 +301,17 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
             raise Http404(f"no change is called {name!r}")
         if not entry.allowed(request):
             raise PermissionDenied
-        rows = self._chosen(request) if entry.rows else None
+        try:
+            rows = self._chosen(request) if entry.rows else None
+        except _Gone:
+            messages.warning(request, f"{entry.label}: the chosen rows are gone meanwhile. Nothing was done.")
+            return HttpResponseRedirect(self._list_url())
         posted = request.POST if request.method == "POST" else None
         form = entry.form(posted, rows=rows)
         if posted is not None and form.is_valid():
             done = self._attempt(request, entry, rows, form)
+            if isinstance(done, HttpResponse):
+                return done
             if done is not None:
                 if done:
                     messages.success(request, done)
@@ -254,12 +320,13 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
 
     def _attempt(
         self, request: HttpRequest, entry: Change, rows: QuerySet[Any] | None, form: ConfirmForm
-    ) -> str | None:
+    ) -> _Done | None:
         """Do it; None after writing the refusal into the form."""
         try:
             return entry.do(self, request, rows, form.cleaned_data)
         except self.refusals as refusal:
-            form.add_error(None, str(refusal))
+            # The bus's own errors have a code before the words; that is for clients.
+            form.add_error(None, str(getattr(refusal, "message", refusal)))
             return None
 
     def _chosen(self, request: HttpRequest) -> QuerySet[Any]:
@@ -273,7 +340,7 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         except (ValidationError, ValueError) as error:
             raise Http404("no such row") from error
         if not found:
-            raise Http404("the chosen rows are no longer there")
+            raise _Gone
         return rows
 
     def _asking(
@@ -298,6 +365,9 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         wanted = request.POST.get("next") or request.GET.get("next", "")
         if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure()):
             return wanted
+        return self._list_url()
+
+    def _list_url(self) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
 

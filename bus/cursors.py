@@ -119,6 +119,27 @@ class MemoryCursors:
             self._topics[topic.topic] = (topic.epoch, {})
         return self._topics[topic.topic][1]
 
+    def place(self, ack: Ack) -> CursorState:
+        """Set a cursor, forward or back. Raises what an ack is refused with."""
+        topic = self.log.states([ack.topic]).get(ack.topic)
+        if topic is None:
+            raise UnknownTopic
+        if refusal := refusal_of(ack, topic):
+            raise refusal
+        with self._lock:
+            held = self._of(topic)
+            held[ack.consumer] = (ack.offset, self._clock())
+            return _state(ack.consumer, topic, *held[ack.consumer])
+
+    def forget(self, consumer: str, topic: str) -> int | None:
+        """Forget a cursor; return where it stood, or None if there was none."""
+        state = self.log.states([topic]).get(topic)
+        if state is None:
+            return None
+        with self._lock:
+            found = self._of(state).pop(consumer, None)
+        return None if found is None else found[0]
+
     def cursor_of(self, consumer: str, topic: str) -> CursorState | None:
         """Return where a consumer stands, or None if there is no such topic."""
         state = self.log.states([topic]).get(topic)

@@ -151,6 +151,42 @@ class ServerInstance(models.Model):
         return self.name
 
 
+class Pulse(models.Model):
+    """When a background process was last heard of: a worker that began a task, beat when it began."""
+
+    #: `worker` or `beat`.
+    kind = models.CharField(max_length=8)
+    #: A worker's name as Celery has it; the machine that beat is on.
+    name = models.CharField(max_length=200)
+    started_at = models.DateTimeField()
+    #: By the clock of the database, so that those of two machines need not agree.
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["kind", "name"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["kind", "name"], name="bus_pulse_once")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class BusSample(models.Model):
+    """What the bus did in one minute: the history behind the charts of the console."""
+
+    #: To the minute: of each there is one sample.
+    at = models.DateTimeField(primary_key=True)
+    connections = models.PositiveIntegerField()
+    agents = models.PositiveIntegerField()
+    #: The last event of the log, of any topic: two of them tell how many came between. Null: there was none.
+    last_event = models.BigIntegerField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.at}"
+
+
 class Transport(models.TextChoices):
     """How a client is attached."""
 

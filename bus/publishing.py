@@ -43,6 +43,7 @@ __all__ = [
     "publish",
     "publish_on_commit",
     "publish_together",
+    "publish_verbatim",
     "stop_writer",
     "writer",
 ]
@@ -114,6 +115,11 @@ async def apublish_verbatim(
     what `apublish` does.
     """
     return await _astore(draft_verbatim(topic, data, key, options))
+
+
+def publish_verbatim(topic: str, data: Any, key: str | None = None, **options: Unpack[Options]) -> Appended:
+    """Like `apublish_verbatim`, as `publish` is: part of an open transaction, and not from a coroutine."""
+    return _store(draft_verbatim(topic, data, key, options))
 
 
 def publish_together(drafts: Sequence[Draft]) -> asyncio.Future[list[Appended | BusError]]:

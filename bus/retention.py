@@ -15,6 +15,7 @@ from bus.conf import conf
 from bus.log import EventLog
 from bus.log.current import event_log
 from bus.protocol.errors import UnknownTopic
+from bus.protocol.positions import Position
 
 #: Names read at a time.
 _PAGE = 500
@@ -34,22 +35,23 @@ def trim(
     *,
     max_age: timedelta | None = None,
     max_events: int | None = None,
+    up_to: Position | None = None,
     by_age: bool = True,
     log: EventLog | None = None,
 ) -> int:
     """Trim one topic and return how many events went.
 
-    Without figures those of its rule hold, that of the age only if `by_age`; a topic whose rule is gone is
-    left alone.
+    Without figures and a position those of its rule hold, that of the age only if `by_age`; a topic whose
+    rule is gone is left alone.
     """
     log = log or event_log()
-    if max_age is None and max_events is None:
+    if max_age is None and max_events is None and up_to is None:
         try:
             rule = rule_of(topic)
         except UnknownTopic:
             return 0
         max_age, max_events = rule.history_age if by_age else None, rule.history_size
-    trimmed = log.trim(topic, max_age=max_age, max_events=max_events)
+    trimmed = log.trim(topic, max_age=max_age, max_events=max_events, up_to=up_to)
     state = log.states([topic]).get(topic)
     if state is not None and state.ended_at is not None and state.first_offset > state.last_offset:
         log.remove(topic)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from typing import Any
 
 from celery import shared_task
+from celery.signals import task_prerun, worker_shutdown
 from django.db import transaction
 from django.utils import timezone
 
-from bus import retention, runs
+from bus import history, pulses, retention, runs
 from bus.access import revocation
 from bus.clocks import Calm
 from bus.conf import conf
@@ -45,6 +47,27 @@ def is_time_certain() -> bool:
         return True
     logger.warning("this clock and that of a server disagree: nothing is forgotten for its age")
     return False
+
+
+@task_prerun.connect
+def hear_of_worker(*, task: Any, **_: Any) -> None:
+    """Whatever a worker begins tells that it lives. What runs without one tells nothing."""
+    if not task.request.is_eager and task.request.hostname:
+        pulses.worker_began(task.request.hostname)
+
+
+@worker_shutdown.connect
+def say_goodbye(*, sender: Any, **_: Any) -> None:
+    """A worker that was told to end is not missed."""
+    pulses.worker_ended(sender.hostname)
+
+
+@shared_task(name="bus.tasks.note_figures", ignore_result=True)
+def note_figures() -> None:
+    """Note how many are connected and how much was said, for the charts of the console."""
+    now = timezone.now()
+    history.note(now)
+    pulses.forget_old(now)
 
 
 @shared_task(name="bus.tasks.reap_connections", ignore_result=True)

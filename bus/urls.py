@@ -10,5 +10,6 @@ from bus.api import api
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("dashboard/state", views.dashboard_state, name="dashboard-state"),
+    path("dashboard/trace", views.dashboard_trace, name="dashboard-trace"),
     path("api/", api.urls),
 ]

@@ -17,10 +17,22 @@ from celery.signals import worker_ready
 
 from cleanup.conf import conf
 from cleanup.engine.errors import AreaBusy
-from cleanup.operations import auditing, execute, schedule
+from cleanup.models import StagingArea
+from cleanup.operations import (
+    Actor,
+    auditing,
+    execute,
+    looking,
+    measuring,
+    orders,
+    previews,
+    reading,
+    schedule,
+)
 from cleanup.operations.purging import has_due, purge_due
 from cleanup.operations.restoring import is_waiting
 from cleanup.operations.runs import send, wake
+from cleanup.stores import jobs
 from cleanup.stores.leases import WORKING_STATES
 from cleanup.stores.sql import database_now
 
@@ -36,6 +48,11 @@ def tick() -> None:
         wake(run_id)
     if has_due(now):
         send("cleanup.tasks.purge")
+    for preview_id in previews.abandoned_previews(now):
+        send(previews.TASK, str(preview_id))
+    previews.forget_previews(now)
+    for order_id in orders.abandoned_orders(now):
+        send(orders.TASK, str(order_id))
 
 
 @shared_task(name="cleanup.tasks.continue_run")
@@ -48,6 +65,24 @@ def continue_run(run_id: str) -> None:
         return
     if run.state in WORKING_STATES and run.lease_until is None:
         wake(run.pk)
+
+
+@shared_task(name=orders.TASK)
+def order(order_id: str) -> None:
+    """Go on with an order on the trash, for one slice. If somebody else is at it, nothing is done."""
+    try:
+        found = orders.carry_out_order(UUID(order_id), slice_length=conf().slice_length)
+    except AreaBusy as busy:
+        logger.info("order %s waits for the next tick: %s", order_id, busy)
+        return
+    if found.state in jobs.OPEN_STATES and found.lease_until is None:
+        orders.wake(found.pk)
+
+
+@shared_task(name=previews.TASK)
+def preview(preview_id: str) -> None:
+    """Say what a policy would do. If somebody else is at it, or it is over, nothing is done."""
+    previews.carry_out_preview(UUID(preview_id))
 
 
 @shared_task(name="cleanup.tasks.purge")
@@ -77,8 +112,34 @@ def recover() -> None:
 
 @shared_task(name="cleanup.tasks.audit")
 def audit() -> None:
-    """Seal the audit where a checkpoint is due, and go on with its nightly reading, for one slice."""
+    """Seal the audit where a checkpoint is due, and go on with its reading, for one slice. What somebody
+    has asked for goes on at once."""
     auditing.tend(conf().slice_length)
+    if reading.is_awaited():
+        send("cleanup.tasks.audit")
+
+
+@shared_task(name="cleanup.tasks.measure")
+def measure() -> None:
+    """Measure what areas hold, where it is due: for the console."""
+    measuring.measure_due()
+
+
+@shared_task(name=looking.TASK)
+def look_for_orphans(area_id: str, actor: str, kind: str) -> None:
+    """Look at an area because somebody asked for it. If it is gone meanwhile, nothing is done."""
+    area = StagingArea.objects.filter(pk=area_id).first()
+    if area is not None:
+        looking.carry_out_look(area, Actor(name=actor, kind=kind))
+
+
+@shared_task(name="cleanup.tasks.measure_area")
+def measure_area(area_id: str) -> None:
+    """Measure what one area holds because somebody asked for it, within the slice of a worker."""
+    area, now = StagingArea.objects.filter(pk=area_id).first(), database_now()
+    if area is not None:
+        measuring.measure_trash(area, now=now)
+        measuring.measure_area(area, now=now, limit=conf().slice_length)
 
 
 @worker_ready.connect

@@ -1,7 +1,9 @@
-"""Verify the audit from outside: python3 verify_audit.py KEYS LOG [SEGMENT | PROOF.json] ...
+"""Verify the audit from outside: python3 verify_audit.py KEYS LOG [SEGMENT | ENTRIES | PROOF.json] ...
 
 KEYS is `audit_key.pub` as you got it when the site was set up, LOG the file of checkpoints, the others come
-from `cleanup audit export` and `cleanup audit prove --json`. Needs `cryptography`, and nothing of the site.
+from `cleanup audit export`, the Export of the console and `cleanup audit prove --json`. ENTRIES are some
+entries: each is checked by itself, those that follow each other by their links, whole stretches by their
+roots. Needs `cryptography`, and nothing of the site.
 Exit code 0: all is sound; 1: the line on standard error says what is not.
 """
 
@@ -89,8 +91,22 @@ def root(level):
     return level[0].hex()
 
 
+def check_entries(entries, log):
+    leaves = {entry["seq"]: leaf(entry) for entry in entries}
+    for one, following in itertools.pairwise(entries):
+        linked = following["seq"] != one["seq"] + 1 or following["prev_hash"] == one["hash"]
+        need(linked and following["seq"] > one["seq"], f"entry {following['seq']}: does not follow")
+    for number, checkpoint in log.items():
+        stretch = [leaves.get(seq) for seq in range(checkpoint["first_seq"], checkpoint["last_seq"] + 1)]
+        if None not in stretch:
+            need(root(stretch) == checkpoint["merkle_root"], f"checkpoint {number}: another root")
+    return len(entries)
+
+
 def check_segment(path, log):
     checkpoint, *entries = objects(path)
+    if "merkle_root" not in checkpoint:
+        return check_entries([checkpoint, *entries], log)
     need(log.get(checkpoint["number"]) == checkpoint, f"{path}: its checkpoint is not in the log")
     seqs = list(range(checkpoint["first_seq"], checkpoint["last_seq"] + 1))
     need([entry["seq"] for entry in entries] == seqs, f"{path}: entries are missing, or too many")

@@ -6,7 +6,6 @@ that ask first (`bus.console`). Celery Beat's actions in lists would act at once
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
@@ -21,16 +20,16 @@ from django_celery_beat.models import (
     CrontabSchedule,
     IntervalSchedule,
     PeriodicTask,
-    PeriodicTasks,
     SolarSchedule,
 )
 from kombu.exceptions import OperationalError
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectMultipleWidget
 
 from bus import cells
 from bus.console import Change, ConsoleAdmin, change
-from xnai_site.celery import app as celery_app
+from xnai_site import schedule
 
 admin.site.index_title = "Overview"
 
@@ -53,6 +52,7 @@ class PersonAdmin(UserAdmin, ConsoleAdmin):  # type: ignore[type-arg]
     list_display = ("username", "roles", "standing", "last_seen", "since")
     list_filter = ("is_active", "is_staff", "groups")
     ordering = ("username",)
+    filter_horizontal = ()
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         ("Person", {"fields": (("first_name", "last_name", "email"),)}),
@@ -61,6 +61,12 @@ class PersonAdmin(UserAdmin, ConsoleAdmin):  # type: ignore[type-arg]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).prefetch_related("groups")
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """The roles as boxes to tick: there are three."""
+        return super().formfield_for_manytomany(
+            db_field, request, **{**kwargs, "widget": UnfoldAdminCheckboxSelectMultipleWidget()}
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         """Only a superuser makes superusers: the role admin is not a way to become one."""
@@ -107,6 +113,12 @@ class RoleAdmin(GroupAdmin, ConsoleAdmin):
         "is."
     )
     list_display = ("name", "people")
+    filter_horizontal = ()
+
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
+        """One list to choose from: Django's two cannot be told apart by ear."""
+        widget = UnfoldAdminSelectMultipleWidget(attrs={"size": 18})
+        return super().formfield_for_manytomany(db_field, request, **{**kwargs, "widget": widget})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Group]:
         return super().get_queryset(request).prefetch_related("user_set")
@@ -162,15 +174,7 @@ class PeriodicTaskAdmin(ConsoleAdmin):
         explain="A worker runs the task as soon as it is free, beside its schedule.",
     )
     def run_now(self, request: HttpRequest, rows: QuerySet[PeriodicTask], data: dict[str, Any]) -> str:
-        for row in rows:
-            celery_app.send_task(
-                row.task,
-                args=json.loads(row.args),
-                kwargs=json.loads(row.kwargs),
-                queue=row.queue,
-                retry=False,
-            )
-        return f"Sent to the workers: {', '.join(row.name for row in rows)}."
+        return f"Sent to the workers: {', '.join(schedule.send(rows))}."
 
     @change(
         "Switch on",
@@ -179,7 +183,7 @@ class PeriodicTaskAdmin(ConsoleAdmin):
         explain="Beat starts the task by its schedule again.",
     )
     def enable(self, request: HttpRequest, rows: QuerySet[PeriodicTask], data: dict[str, Any]) -> str:
-        return _switch(rows, True)
+        return f"On now: {', '.join(schedule.switch(rows, on=True))}."
 
     @change(
         "Switch off",
@@ -189,14 +193,7 @@ class PeriodicTaskAdmin(ConsoleAdmin):
         danger=True,
     )
     def disable(self, request: HttpRequest, rows: QuerySet[PeriodicTask], data: dict[str, Any]) -> str:
-        return _switch(rows, False)
-
-
-def _switch(rows: QuerySet[PeriodicTask], on: bool) -> str:
-    names = [row.name for row in rows]
-    PeriodicTask.objects.filter(name__in=names).update(enabled=on)
-    PeriodicTasks.update_changed()  # `update` sends no signal, and beat would not look
-    return f"{'On' if on else 'Off'} now: {', '.join(names)}."
+        return f"Off now: {', '.join(schedule.switch(rows, on=False))}."
 
 
 @admin.register(IntervalSchedule)

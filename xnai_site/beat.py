@@ -7,12 +7,16 @@ lies in the future, and nothing would run for a year. Here such a run is taken f
 from __future__ import annotations
 
 import logging
+import socket
 from datetime import timedelta
 from typing import Any
 
+from django.db import DatabaseError
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
+
+from bus import pulses
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,15 @@ AHEAD = timedelta(minutes=1)
 
 class SteadyScheduler(DatabaseScheduler):  # type: ignore[misc]
     """See the module."""
+
+    def setup_schedule(self) -> None:
+        """Read the schedule; note that beat has begun, from when on workers are expected to hear of it."""
+        super().setup_schedule()
+        try:
+            pulses.beat_began(socket.gethostname())
+        except DatabaseError as error:
+            # The ticks matter more than the note, and write to the same database in a moment.
+            logger.warning("that beat has begun was not noted: %s", error)
 
     def tick(self, *args: Any, **options: Any) -> Any:
         """Run what is due; return the seconds until the next time."""

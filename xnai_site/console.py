@@ -81,9 +81,18 @@ _NAVIGATION = [
         _item("Policies", "policy", "cleanup.retentionpolicy"),
         _item("Runs & plans", "fact_check", "cleanup.cleanuprun"),
         _item("Trash", "restore_from_trash", "cleanup.cleanupitem"),
+        _item("Orphans", "link_off", "cleanup.orphanbatch"),
         _item("Holds", "back_hand", "cleanup.hold"),
+        _item("Verifiers", "rule", "cleanup.verifiercheck"),
+        {
+            "title": "Explain a path",
+            "icon": "help",
+            "link": reverse_lazy("cleanup-explain"),
+            "permission": _may("cleanup.view_stagingarea"),
+        },
         _item("Audit", "verified_user", "cleanup.auditentry"),
     ),
+    _group("Staging", _item("Files", "draft", "cleanup.stagedfile")),
     _group("Schedule", _item("Periodic tasks", "schedule", "django_celery_beat.periodictask")),
     _group("People", _item("Users", "person", "auth.user"), _item("Roles", "group", "auth.group")),
 ]
@@ -128,6 +137,34 @@ _AUDIT_TABS = {
     ],
 }
 
+_POLICY_TABS = {
+    "models": ["cleanup.retentionpolicy", "cleanup.policypreview", "cleanup.policyversion"],
+    "items": [
+        {
+            "title": title,
+            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
+            "permission": _may(f"cleanup.view_{name}"),
+        }
+        for title, name in (
+            ("Policies", "retentionpolicy"),
+            ("Previews", "policypreview"),
+            ("Versions", "policyversion"),
+        )
+    ],
+}
+
+_TRASH_TABS = {
+    "models": ["cleanup.cleanupitem", "cleanup.trashorder"],
+    "items": [
+        {
+            "title": title,
+            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
+            "permission": _may(f"cleanup.view_{name}"),
+        }
+        for title, name in (("Files", "cleanupitem"), ("Orders", "trashorder"))
+    ],
+}
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "XNAi",
     "SITE_HEADER": "XNAi",
@@ -135,7 +172,16 @@ UNFOLD: dict[str, Any] = {
     "SITE_URL": "/",
     "SITE_ICON": _static("bus/mark.svg"),
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _static("bus/mark.svg")}],
-    "STYLES": [_static("bus/console.css")],
+    "STYLES": [
+        _static("bus/console.css"),
+        _static("bus/console/overview.css"),
+        _static("bus/console/bus.css"),
+        _static("bus/console/lists.css"),
+        _static("bus/console/live.css"),
+        _static("bus/console/preview.css"),
+        _static("bus/console/trash.css"),
+        _static("bus/console/areas.css"),
+    ],
     "COLORS": {"primary": _PRIMARY},
     "BORDER_RADIUS": "6px",
     "SHOW_HISTORY": False,
@@ -143,5 +189,5 @@ UNFOLD: dict[str, Any] = {
     "LOGIN": {"image": _static("bus/login.svg")},
     "DASHBOARD_CALLBACK": "xnai_site.overview.overview",
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": _NAVIGATION},
-    "TABS": [_CONNECTION_TABS, _KEY_TABS, _AUDIT_TABS],
+    "TABS": [_CONNECTION_TABS, _KEY_TABS, _AUDIT_TABS, _POLICY_TABS, _TRASH_TABS],
 }

@@ -1,70 +1,131 @@
-"""What the first page of the console shows: both halves of the system at a glance.
+"""What the first page of the console shows: both halves of the system at a glance, and what needs somebody.
 
 Each part is a few indexed queries, and is there only for people who may see its rows. `overview` is named in
-`UNFOLD["DASHBOARD_CALLBACK"]`.
+`UNFOLD["DASHBOARD_CALLBACK"]`. The page asks for `parts` again and again while somebody looks at it, and for
+`history` when somebody wants to see more than the last minutes.
 """
 
 from __future__ import annotations
 
-import shutil
-from datetime import date, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-from django.db.models import Count, Sum
-from django.db.models.functions import TruncDate
-from django.http import HttpRequest
-from django.urls import reverse
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 
-from bus import cells
-from bus.conf import conf
-from bus.models import ActiveConnection, Agent, Event, ServerInstance
+from bus import cells, history
+from bus.models import ActiveConnection, Agent, Event, RunningTask
 from cleanup.admin.runs import TONES
-from cleanup.models import CleanupItem, CleanupRun, ItemState, RunState, StagingArea
-from xnai_site import checkup
+from cleanup.models import CleanupRun, RunState
+from cleanup.operations.measuring import Holding
+from cleanup.stores.orphans import counts
+from xnai_site import stock
+from xnai_site.lamps import lamps
 
-DAYS_BACK = 14
-DAYS_AHEAD = 21
 RUNS = 48
 #: Events of the last minute are counted up to so many.
 MOST_COUNTED = 10_000
+#: What the chart can look back to.
+RANGES = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 
 
 def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add the figures to the context of the first page."""
     now = timezone.now()
-    if request.user.has_perm("bus.view_activeconnection"):
-        context |= {"bus_figures": _bus_figures(now), "lamps": _lamps(now)}
-    if request.user.has_perm("cleanup.view_cleanuprun"):
+    sees_bus = request.user.has_perm("bus.view_activeconnection")
+    sees_files = request.user.has_perm("cleanup.view_cleanuprun")
+    context |= {"figures": [], "sees_bus": sees_bus, "sees_files": sees_files, "now": now}
+    if sees_bus or sees_files:
+        context["lamps"] = lamps(request)
+    if sees_bus:
+        context["figures"] += _bus_figures(now)
+        context["recent"] = history.series(now, back=timedelta(minutes=6))
+    if sees_files:
+        found = stock.held_by_areas()
+        context["figures"] += _cleanup_figures(found, now)
         context |= {
-            "cleanup_figures": _cleanup_figures(),
-            "areas": [_area(row) for row in StagingArea.objects.filter(enabled=True)],
-            "days": _trashed_by_day(now),
-            "calendar": _purges(now),
+            "disks": stock.disks(found, now),
+            "more_areas": max(0, len(found) - stock.MOST_AREAS),
+            "days": stock.days(now),
+            "calendar": stock.calendar(found, now),
+            "as_of": stock.as_of(found, now),
             "runs": _runs(),
         }
     return context
 
 
+@require_safe
+def parts(request: HttpRequest) -> HttpResponse:
+    """The parts of the page that change, as they are now."""
+    return render(request, "console/overview.html", overview(request, {}))
+
+
+@require_safe
+def chart_history(request: HttpRequest) -> HttpResponse:
+    """Connections and events a second of the last hour, day or week."""
+    if not request.user.has_perm("bus.view_activeconnection"):
+        return JsonResponse({"error": "forbidden"}, status=403)
+    back = RANGES.get(request.GET.get("back", ""), RANGES["1h"])
+    now = timezone.now()
+    return JsonResponse(
+        {
+            "now": int(now.timestamp()),
+            "back": int(back.total_seconds()),
+            "points": history.series(now, back=back),
+        }
+    )
+
+
+#: Before the addresses of the admin, which would take them for apps.
+urls: list[URLPattern] = [
+    path("admin/overview/parts/", admin.site.admin_view(parts), name="overview-parts"),
+    path("admin/overview/history/", admin.site.admin_view(chart_history), name="overview-history"),
+]
+
+
+# Figures ----------------------------------------------------------------------------------------------------
+
+
 def _bus_figures(now: datetime) -> list[dict[str, Any]]:
     live = ActiveConnection.objects.filter(server_instance__lease_until__gt=now)
-    agents = live.exclude(agent_id="").count()
+    agents = live.exclude(agent_id="").values("agent_id").distinct().count()
     said = _said_since(now - timedelta(minutes=1))
+    tasks = RunningTask.objects.filter(lease_until__gt=now).count()
     return [
         {
+            "name": "connections",
             "label": "Live connections",
             "value": f"{live.count():,}",
             "note": f"{agents:,} of {Agent.objects.count():,} agents online",
             "url": reverse("admin:bus_activeconnection_changelist"),
         },
         {
-            "label": "Events, last minute",
-            "value": f"{said:,}" if said < MOST_COUNTED else f"more than {MOST_COUNTED:,}",
-            "note": f"{said / 60:.1f} a second" if said < MOST_COUNTED else "the newest were counted",
+            "name": "events",
+            "label": "Events a second",
+            "value": _rate(said / 60) if said < MOST_COUNTED else f"> {MOST_COUNTED // 60:,}",
+            "note": f"{said:,} in the last minute"
+            if said < MOST_COUNTED
+            else f"more than {MOST_COUNTED:,} in the last minute",
             "url": reverse("admin:bus_event_changelist"),
         },
+        {
+            "name": "tasks",
+            "label": "Running tasks",
+            "value": f"{tasks:,}",
+            "note": "with a worker that renews them" if tasks else "none is under way",
+            "url": reverse("admin:bus_runningtask_changelist"),
+        },
     ]
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if 0 < value < 10 else f"{value:,.0f}"
 
 
 def _said_since(moment: datetime) -> int:
@@ -73,136 +134,49 @@ def _said_since(moment: datetime) -> int:
     return sum(1 for _ in takewhile(lambda at: at > moment, newest.iterator()))
 
 
-def _lamps(now: datetime) -> list[dict[str, str]]:
-    servers = ServerInstance.objects.filter(lease_until__gt=now)
-    alive, up = servers.count(), servers.filter(layer_up=True).count()
-    beat = checkup.beat()
-    volatile = [_lamp(False, "", "the log is kept in memory only: events do not outlive a restart", "warn")]
-    return [
-        *(volatile if conf().volatile else []),
-        _lamp(
-            alive > 0,
-            f"{alive} {'server' if alive == 1 else 'servers'} alive",
-            "no server holds a lease",
-            "off",
-        ),
-        _lamp(
-            alive > 0 and up == alive,
-            "channel layer up",
-            f"channel layer down on {alive - up} of {alive}",
-            "warn",
-        ),
-        _lamp(
-            beat.state == checkup.OK,
-            f"beat: {beat.detail}",
-            "beat is silent: nothing is cleaned or reaped by itself",
-            "bad",
-        ),
-    ]
-
-
-def _lamp(good: bool, fine: str, trouble: str, lamp: str) -> dict[str, str]:
-    return {"lamp": "good", "text": fine} if good else {"lamp": lamp, "text": trouble}
-
-
-def _cleanup_figures() -> list[dict[str, Any]]:
-    trash = CleanupItem.objects.filter(state=ItemState.TRASHED).aggregate(
-        files=Count("pk"), total=Sum("size")
-    )
+def _cleanup_figures(found: Sequence[Holding], now: datetime) -> list[dict[str, Any]]:
+    files, size = stock.in_trash(found)
     waiting = CleanupRun.objects.filter(state=RunState.AWAITING_APPROVAL).count()
     runs = reverse("admin:cleanup_cleanuprun_changelist")
+    old = stock.as_of(found, now)
     return [
         {
+            "name": "trash",
             "label": "In trash",
-            "value": cells.size(trash["total"] or 0),
-            "note": f"{trash['files']:,} {'file' if trash['files'] == 1 else 'files'}, can be restored",
+            "value": cells.size(size),
+            "note": ", ".join(
+                filter(None, [f"{files:,} {'file' if files == 1 else 'files'}, can be restored", old])
+            ),
             "url": reverse("admin:cleanup_cleanupitem_changelist"),
         },
+        _orphans(),
         {
-            "label": "Plans awaiting approval",
+            "name": "waiting",
+            "label": "Plans to approve",
             "value": f"{waiting:,}",
-            "note": "above a brake; nothing is moved until a person says so"
-            if waiting
-            else "nobody has to decide anything",
+            "note": "nothing moves until you decide" if waiting else "nobody has to decide anything",
             "url": f"{runs}?state__exact={RunState.AWAITING_APPROVAL}" if waiting else runs,
         },
     ]
 
 
-def _area(row: StagingArea) -> dict[str, Any]:
-    """An area with the disk that it lies on; an area whose disk is away says so."""
-    shown: dict[str, Any] = {"name": row.name, "high": row.high_watermark, "used": None}
-    try:
-        disk = shutil.disk_usage(row.path)
-    except OSError as error:
-        return {**shown, "note": f"cannot be read: {error.strerror}"}
-    used = round(100 * (disk.total - disk.free) / disk.total) if disk.total else 0
-    trash = CleanupItem.objects.filter(area=row, state=ItemState.TRASHED).aggregate(
-        files=Count("pk"), total=Sum("size")
+def _orphans() -> dict[str, Any]:
+    """What the last scan of each area saw: files that no row knows, rows whose file is not there."""
+    found: dict[str, int] = {}
+    for _, kind, count in counts():
+        found[kind] = found.get(kind, 0) + count
+    note = (
+        f"and {found.get('row', 0):,} rows without a file, at the last scan"
+        if found
+        else "no area was scanned"
     )
-    kept = cells.files_and_bytes(trash["files"], trash["total"] or 0) if trash["files"] else "nothing"
     return {
-        **shown,
-        "used": used,
-        "over": used >= row.high_watermark,
-        "note": f"{cells.size(disk.free)} free on its disk · in trash: {kept}",
+        "name": "orphans",
+        "label": "Orphans",
+        "value": f"{found.get('file', 0):,}" if found else "—",
+        "note": note,
+        "url": reverse("admin:cleanup_orphanbatch_changelist"),
     }
-
-
-def _trashed_by_day(now: datetime) -> list[dict[str, Any]]:
-    """Files moved to the trash on each of the last days, from the runs that did it."""
-    first = timezone.localdate(now) - timedelta(days=DAYS_BACK - 1)
-    rows = (
-        CleanupRun.objects.filter(created_at__gt=now - timedelta(days=DAYS_BACK + 1), trashed__gt=0)
-        .order_by()
-        .annotate(day=TruncDate("created_at"))
-        .values("day")
-        .annotate(files=Sum("trashed"), total=Sum("trashed_bytes"))
-    )
-    by_day: dict[date, dict[str, Any]] = {row["day"]: {**row} for row in rows}
-    most = max((row["files"] for row in by_day.values()), default=0)
-    if not most:
-        return []
-    return [_bar(first + timedelta(days=offset), by_day, most) for offset in range(DAYS_BACK)]
-
-
-def _bar(day: date, by_day: dict[date, dict[str, Any]], most: int) -> dict[str, Any]:
-    row = by_day.get(day, {"files": 0, "total": 0})
-    return {
-        "label": day.strftime("%d %b").lstrip("0"),
-        "text": cells.files_and_bytes(row["files"], row["total"]),
-        "percent": round(100 * row["files"] / most),
-    }
-
-
-def _purges(now: datetime) -> list[dict[str, Any]]:
-    """What will be purged on each of the next days; what is due already counts for today."""
-    today = timezone.localdate(now)
-    rows = (
-        CleanupItem.objects.filter(
-            state=ItemState.TRASHED, purge_after__lt=now + timedelta(days=DAYS_AHEAD + 1)
-        )
-        .order_by()
-        .annotate(day=TruncDate("purge_after"))
-        .values("day")
-        .annotate(files=Count("pk"), total=Sum("size"))
-    )
-    due: dict[date, list[int]] = {}
-    for row in rows:
-        sums = due.setdefault(max(row["day"], today), [0, 0])
-        sums[0], sums[1] = sums[0] + row["files"], sums[1] + row["total"]
-    if not due:
-        return []
-    days = (today + timedelta(days=offset) for offset in range(DAYS_AHEAD))
-    return [
-        {
-            "day": day.day,
-            "today": day == today,
-            "files": due.get(day, (0, 0))[0],
-            "title": f"{day:%d %b}: {cells.files_and_bytes(*due.get(day, (0, 0)))}",
-        }
-        for day in days
-    ]
 
 
 def _runs() -> list[dict[str, str]]:

@@ -27,6 +27,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(env.str("XNAI_VAR", default=str(BASE_DIR / "var"))).resolve()
 
 DEBUG = env.bool("DEBUG", default=False)
+#: Whether strangers may reach the site: then nothing is drawn or guessed.
+PRODUCTION = env.bool("XNAI_PRODUCTION", default=False)
 
 
 def _secret_key() -> str:
@@ -36,7 +38,7 @@ def _secret_key() -> str:
     kept = VAR_DIR / "secret_key"
     if kept.is_file():
         return kept.read_text().strip()
-    if env.bool("XNAI_PRODUCTION", default=False):
+    if PRODUCTION:
         raise ImproperlyConfigured(
             "SECRET_KEY is not set. Set it in the environment of every process of the site."
         )
@@ -196,12 +198,14 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 10},
     },
     "bus: trim log": {"task": "bus.tasks.trim_log", "schedule": 60.0, "options": {"expires": 60}},
+    "bus: note figures": {"task": "bus.tasks.note_figures", "schedule": 60.0, "options": {"expires": 60}},
     "bus: purge sessions": {
         "task": "bus.tasks.purge_sessions",
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
     "cleanup: tick": {"task": "cleanup.tasks.tick", "schedule": 30.0, "options": {"expires": 30}},
+    "cleanup: measure": {"task": "cleanup.tasks.measure", "schedule": 60.0, "options": {"expires": 60}},
     "cleanup: audit": {"task": "cleanup.tasks.audit", "schedule": 60.0, "options": {"expires": 60}},
 }
 #: Beat looks for changes of the schedule this often (s); its default of 5 min would hide a change in admin.
@@ -278,6 +282,9 @@ CONTENT_SECURITY_POLICY = {
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 #: Where the processes of one machine keep their counters for `/metrics`; empty: each answers for itself.
 METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+
+#: Beat and the workers are missed after this many seconds without a sign of life. Beat has a tick every 5 s.
+SILENCE = timedelta(seconds=env.int("XNAI_SILENCE", default=90))
 
 #: A pipe on which a worker or beat tells its supervisor that it is ready; negative: nobody asks.
 READY_FD = env.int("XNAI_READY_FD", default=-1)

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Q
 from django.db.models.signals import post_delete, post_save
 from django.utils import timezone
@@ -92,6 +93,39 @@ def change_api_key(
     check_reach(row.agent_id, given["scopes"], given["topics"])
     ApiKey.objects.filter(pk=row.pk).update(expires_at=expires_at, **given)
     _known.pop(row.key_hash, None)
+
+
+def rotate_api_key(row: ApiKey, *, overlap: timedelta, now: datetime | None = None) -> tuple[ApiKey, str]:
+    """Replace a key by a new one with its name and rights; return the new row and the new key itself.
+
+    The former stays good for `overlap`, and no longer than it was good for, under a name that ends with its
+    prefix. Without overlap it is revoked at once, and connections that were made with it are closed.
+
+    Raises:
+        BadRequest: it is not good any more.
+    """
+    moment = now or timezone.now()
+    with transaction.atomic():
+        former = ApiKey.objects.select_for_update().get(pk=row.pk)
+        if former.revoked_at is not None or (former.expires_at is not None and former.expires_at <= moment):
+            raise BadRequest("it is revoked or has expired: make a new key")
+        name, until = former.name, moment + overlap
+        suffix = f" (former, {former.prefix})"
+        former.name = f"{name[: 100 - len(suffix)]}{suffix}"
+        expires_at = former.expires_at
+        if overlap:
+            former.expires_at = min(former.expires_at or until, until)
+        else:
+            former.revoked_at = moment
+        former.save()
+        made, secret = create_api_key(
+            name,
+            agent_id=former.agent_id,
+            scopes=former.scopes,
+            topics=former.topics,
+            expires_at=expires_at,
+        )
+    return made, secret
 
 
 def check_api_key(key: str, *, now: datetime | None = None) -> Proof:

@@ -42,6 +42,16 @@ def current_logins(keys: Collection[str], *, now: datetime) -> dict[str, Proof]:
     }
 
 
+def identity_of(user: Any) -> Identity:
+    """Return a person who is logged in as the one that publishes."""
+    return Identity(
+        kind="user",
+        user_id=str(user.pk),
+        is_staff=bool(getattr(user, "is_staff", False)),
+        may_publish=user.has_perm(PUBLISH),
+    )
+
+
 def _owner(said: Mapping[str, Any]) -> Any:
     """Return the primary key of the user of a session, or None."""
     try:

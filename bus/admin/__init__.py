@@ -7,6 +7,6 @@ full counts, filters that have an index.
 
 from __future__ import annotations
 
-from bus.admin import connections, keys, log, revocations
+from bus.admin import agents, connections, cursors, keys, log, revocations, running, topics
 
-__all__ = ["connections", "keys", "log", "revocations"]
+__all__ = ["agents", "connections", "cursors", "keys", "log", "revocations", "running", "topics"]

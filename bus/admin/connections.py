@@ -1,15 +1,19 @@
-"""Connections, their history, agents and servers."""
+"""Connections, their history, and the servers that hold them.
+
+A row is a belief: its server renews it with every heartbeat, and one that was not renewed for a few of them
+is marked. How far a connection is behind is said of its own cursors, for what it has got is on its server.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django import forms
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.db.models import CharField, Exists, OuterRef, QuerySet, Subquery, Value
-from django.db.models.functions import Cast, Coalesce, Concat, Greatest
+from django.db.models import CharField, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Cast
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -18,15 +22,20 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from bus import cells
+from bus import cells, operating
+from bus.admin import reading
+from bus.admin.forms import EventForm, operator_of
 from bus.conf import conf
-from bus.connections.manager import connection_manager
 from bus.console import ConfirmForm, ReadOnlyAdmin, change
-from bus.models import ActiveConnection, Agent, ConnectionSession, Cursor, ServerInstance, Topic
+from bus.models import ActiveConnection, Agent, ConnectionSession, ServerInstance
 from bus.protocol.errors import BusError
 
 #: A client that owes more than this many bytes is marked in the list.
 NOTABLE_BYTES = 65_536
+#: So many heartbeats without a word of a connection, and it is marked as frozen.
+SILENT_HEARTBEATS = 3
+#: Former sessions on the page of a connection.
+MOST_SESSIONS = 20
 
 
 class DisconnectForm(ConfirmForm):
@@ -40,6 +49,55 @@ class DisconnectForm(ConfirmForm):
     )
 
 
+def silent_before() -> datetime:
+    """Return the moment since when a heartbeat of each living connection must have been heard."""
+    return timezone.now() - conf().heartbeat_interval * SILENT_HEARTBEATS
+
+
+class StandingFilter(admin.SimpleListFilter):
+    """What is wrong with connections."""
+
+    title = "standing"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Name them."""
+        return [("frozen", "frozen"), ("owing", "slow: owes bytes"), ("closing", "told to close")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Choose."""
+        match self.value():
+            case "frozen":
+                return queryset.filter(last_heartbeat__lt=silent_before())
+            case "owing":
+                return queryset.filter(pending_bytes__gt=NOTABLE_BYTES)
+            case "closing":
+                return queryset.filter(close_code__isnull=False)
+        return queryset
+
+
+class KindFilter(admin.SimpleListFilter):
+    """Who is connected."""
+
+    title = "who"
+    parameter_name = "who"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Name them."""
+        return [("agents", "agents"), ("people", "people and servers"), ("anonymous", "anonymous readers")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Choose."""
+        match self.value():
+            case "agents":
+                return queryset.exclude(agent_id="")
+            case "people":
+                return queryset.filter(agent_id="").exclude(user_id="")
+            case "anonymous":
+                return queryset.filter(agent_id="", user_id="")
+        return queryset
+
+
 @admin.register(ActiveConnection)
 class ActiveConnectionAdmin(ReadOnlyAdmin):
     """Who is connected now."""
@@ -49,8 +107,8 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         "server's lease is over."
     )
     refusals = (BusError,)
-    list_display = ("who", "kind", "subscribed", "owed", "seen", "since", "server")
-    list_filter = ("transport", "server_instance")
+    list_display = ("who", "subscribed", "behind", "owed", "seen", "since", "server")
+    list_filter = (StandingFilter, KindFilter, "transport", "server_instance")
     search_fields = ("agent_id", "user_id", "client_id", "task_id", "address")
     ordering = ("-connected_at",)
     list_select_related = ("server_instance",)
@@ -59,8 +117,9 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         ("client_id", "generation", "session_id", "task_id"),
         ("address", "user_agent"),
         ("since", "seen", "active"),
-        ("owed", "topic_names"),
+        ("owed", "behind"),
     )
+    change_form_outer_after_template = "console/connection_details.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ActiveConnection]:
         """With the name of the person, since `user_id` of a session is a number."""
@@ -69,10 +128,22 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         rows: QuerySet[ActiveConnection] = super().get_queryset(request)
         return rows.annotate(person=Subquery(name))
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """With how far the rows that are shown are behind, looked up for all of them at once."""
+        shown = super().get_changelist_instance(request)
+        reading.add_lags(shown.result_list)
+        return shown
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """With how far it is behind."""
+        row = super().get_object(request, object_id, from_field)
+        reading.add_lags([row] if row is not None else [])
+        return row
+
     @display(description="Agent or user", ordering="agent_id")
     def who(self, row: Any) -> SafeString:
         if row.agent_id:
-            return cells.path(row.agent_id, f"generation {row.generation}")
+            return cells.path(row.agent_id, f"agent, generation {row.generation}")
         if row.user_id:
             return cells.path(row.person or row.user_id, "person" if row.person else "user")
         return cells.path(row.client_id, "anonymous")
@@ -90,9 +161,14 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         more = f"and {len(row.topics) - 1} more" if len(row.topics) > 1 else ""
         return cells.path(row.topics[0], more)
 
-    @display(description="Topics")
-    def topic_names(self, row: ActiveConnection) -> SafeString | str:
-        return cells.mono(", ".join(row.topics)) if row.topics else "none"
+    @display(description="Lag")
+    def behind(self, row: Any) -> SafeString | str:
+        if row.lag is None:
+            return cells.pair("—", "keeps no cursor")
+        if not row.lag:
+            return "none"
+        text = f"{row.lag:,} {'event' if row.lag == 1 else 'events'}"
+        return cells.pair(text, f"not acknowledged, of {row.lagging}")
 
     @display(description="Pending", ordering="pending_bytes")
     def owed(self, row: ActiveConnection) -> SafeString | str:
@@ -101,7 +177,12 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
 
     @display(description="Last seen", ordering="last_heartbeat")
     def seen(self, row: ActiveConnection) -> SafeString | str:
-        return cells.moment(row.last_heartbeat)
+        if row.close_code is not None:
+            return cells.badge("told to close", "warn")
+        seen = cells.moment(row.last_heartbeat)
+        if row.last_heartbeat >= silent_before():
+            return seen
+        return format_html('{} <span class="x-bus-silent">{}</span>', cells.badge("frozen", "warn"), seen)
 
     @display(description="Last activity")
     def active(self, row: ActiveConnection) -> SafeString | str:
@@ -116,6 +197,22 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         server = row.server_instance
         return cells.path(server.name, f"{server.hostname}, process {server.pid}")
 
+    def buttons(self, request: HttpRequest, row: Any) -> list[dict[str, Any]]:
+        """Without those of a connection that is told to close already."""
+        return [] if row.close_code is not None else super().buttons(request, row)
+
+    def context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What it reads and how far it is, and how its agent or person was connected before."""
+        history = ConnectionSession.objects.filter(client_id=row.client_id)
+        if row.agent_id:
+            history = ConnectionSession.objects.filter(agent_id=row.agent_id)
+        return {
+            "reads": reading.of_connection(row),
+            "sessions": list(history.order_by("-connected_at")[:MOST_SESSIONS]),
+            "whose": row.agent_id or str(row),
+            "agent_url": _agent_url(row.agent_id),
+        }
+
     @change(
         "Disconnect",
         permission="bus.disconnect_activeconnection",
@@ -125,11 +222,34 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         danger=True,
     )
     def disconnect(self, request: HttpRequest, rows: QuerySet[ActiveConnection], data: dict[str, Any]) -> str:
-        reason = data["reason"] or "force disconnect"
         names = [str(row) for row in rows]
-        for row in rows:
-            async_to_sync(connection_manager.disconnect_client)(client_id=row.client_id, reason=reason)
+        wanted = Q(pk__in=[row.pk for row in rows])
+        operating.disconnect(operator_of(request), wanted, reason=data["reason"])
         return f"Told to close: {', '.join(names)}. A row goes as soon as its server has closed the socket."
+
+    @change(
+        "Message",
+        permission="bus.message_activeconnection",
+        form=EventForm,
+        explain="An agent gets the event through its inbox, where it is kept until it acknowledges it. A"
+        " person or an anonymous reader gets it once, on this connection, and it is kept nowhere.",
+    )
+    def message(self, request: HttpRequest, rows: QuerySet[ActiveConnection], data: dict[str, Any]) -> str:
+        operator, chosen = operator_of(request), list(rows)
+        agents = sorted({row.agent_id for row in chosen if row.agent_id})
+        others = [row.pk for row in chosen if not row.agent_id]
+        for agent_id in agents:
+            operating.message_agent(operator, agent_id, data["event_type"], data["payload"])
+        if others:
+            operating.message_clients(operator, Q(pk__in=others), data["event_type"], data["payload"])
+        said = [f"stored for {', '.join(agents)}"] if agents else []
+        said += [f"sent to {len(others)} without an inbox"] if others else []
+        return f"The message is {' and '.join(said)}."
+
+
+def _agent_url(agent_id: str) -> str:
+    pk = Agent.objects.filter(agent_id=agent_id).values_list("pk", flat=True).first() if agent_id else None
+    return reverse("admin:bus_agent_change", args=[pk]) if pk is not None else ""
 
 
 @admin.register(ConnectionSession)
@@ -175,87 +295,6 @@ class ConnectionSessionAdmin(ReadOnlyAdmin):
     @display(description="Events in / out")
     def events(self, row: ConnectionSession) -> str:
         return f"{row.events_in:,} / {row.events_out:,}"
-
-
-@admin.register(Agent)
-class AgentAdmin(ReadOnlyAdmin):
-    """Agents, and what waits for them."""
-
-    intro = (
-        "Every agent that has ever connected. What is sent to an agent that is away waits in its inbox, the"
-        " topic agent:<id>, and is delivered when it is back."
-    )
-    list_display = ("name", "online", "waiting", "acknowledged", "connects", "seen", "first_seen")
-    search_fields = ("agent_id",)
-    ordering = ("-last_seen_at",)
-    fields = (
-        ("agent_id", "online", "inbox"),
-        ("waiting", "acknowledged"),
-        ("generation", "connects"),
-        ("seen", "first_seen"),
-    )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
-        """With what the list shows of other tables, in the same query."""
-        live = ActiveConnection.objects.filter(
-            agent_id=OuterRef("agent_id"), server_instance__lease_until__gt=timezone.now()
-        )
-        inbox = Topic.objects.filter(name=Concat(Value("agent:"), OuterRef("agent_id")))
-        acked = Cursor.objects.filter(
-            consumer=OuterRef("agent_id"), topic__name=Concat(Value("agent:"), OuterRef("agent_id"))
-        )
-        rows: QuerySet[Agent] = super().get_queryset(request)
-        return rows.annotate(
-            is_online=Exists(live),
-            inbox_id=Subquery(inbox.values("pk")[:1]),
-            # What was trimmed does not come any more, and so does not wait.
-            depth=Coalesce(Subquery(inbox.values("last_offset")[:1]), 0)
-            - Greatest(
-                Coalesce(Subquery(acked.values("offset")[:1]), 0),
-                Coalesce(Subquery(inbox.values("first_offset")[:1]), 1) - 1,
-            ),
-            acked_at=Subquery(acked.values("acked_at")[:1]),
-        )
-
-    def notice(self) -> str:
-        """Say that what waits is not known from rows."""
-        if not conf().volatile:
-            return ""
-        return "The log is kept in memory only (BUS_VOLATILE): what waits in inboxes now is not shown here."
-
-    @display(description="Agent", ordering="agent_id")
-    def name(self, row: Agent) -> SafeString:
-        return cells.mono(row.agent_id)
-
-    @display(description="Now", ordering="is_online")
-    def online(self, row: Any) -> SafeString:
-        return cells.badge("online", "good") if row.is_online else cells.badge("away")
-
-    @display(description="Waiting in its inbox", ordering="depth")
-    def waiting(self, row: Any) -> SafeString | str:
-        if row.depth <= 0:
-            return "nothing"
-        events = f"{row.depth:,} {'event' if row.depth == 1 else 'events'}"
-        return events if row.is_online else cells.badge(events, "warn")
-
-    @display(description="Last acknowledged", ordering="acked_at")
-    def acknowledged(self, row: Any) -> SafeString | str:
-        return cells.moment(row.acked_at, empty="never")
-
-    @display(description="Last seen", ordering="last_seen_at")
-    def seen(self, row: Agent) -> SafeString | str:
-        return cells.moment(row.last_seen_at)
-
-    @display(description="First seen", ordering="first_seen_at")
-    def first_seen(self, row: Agent) -> SafeString | str:
-        return cells.moment(row.first_seen_at)
-
-    @display(description="Inbox")
-    def inbox(self, row: Any) -> SafeString | str:
-        if row.inbox_id is None:
-            return "Nothing was ever sent to it."
-        address = reverse("admin:bus_topic_change", args=[row.inbox_id])
-        return format_html('<a class="x-link" href="{}">agent:{}</a>', address, row.agent_id)
 
 
 @admin.register(ServerInstance)

@@ -1,7 +1,8 @@
-"""API keys: made here, shown once, revoked here."""
+"""API keys: made, rotated and revoked here; the key itself is shown once, in the answer, and put nowhere."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
@@ -12,10 +13,11 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSplitDateTimeWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidget
 
-from bus import cells
-from bus.access.keys import change_api_key, check_reach, create_api_key, revoke_api_key
+from bus import cells, operating
+from bus.access.keys import check_reach
+from bus.admin.forms import operator_of
 from bus.console import Change, ConfirmForm, LinesField, ReadOnlyAdmin, change
 from bus.models import ApiKey
 from bus.protocol.errors import BusError
@@ -25,6 +27,9 @@ _SCOPES = (
     "operators: read:connections, manage:connections, manage:tokens, manage:topics (docs/http.md)."
 )
 _PATTERNS = "One a line, such as task:*. None: every topic that its scopes and the rules allow."
+
+#: A key that expires within this is marked: time to rotate it.
+SOON = timedelta(days=7)
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -75,6 +80,18 @@ class RightsForm(ConfirmForm):
         return given
 
 
+class RotateForm(ConfirmForm):
+    """How long the former key stays good."""
+
+    overlap = forms.ChoiceField(
+        label="The former key stays good for",
+        choices=[("0", "not at all"), ("3600", "1 hour"), ("86400", "1 day"), ("604800", "7 days")],
+        initial="86400",
+        widget=UnfoldAdminSelectWidget(),
+        help_text="If it has leaked: not at all. Connections that were made with it are then closed.",
+    )
+
+
 def _check_reach(agent_id: str, given: dict[str, Any]) -> None:
     try:
         check_reach(agent_id, given.get("scopes", ()), given.get("topics", ()))
@@ -111,7 +128,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Make the key. The row of the form becomes the row that was made."""
-        made, secret = create_api_key(**form.cleaned_data)
+        made, secret = operating.make_key(operator_of(request), **form.cleaned_data)
         obj.__dict__.update(made.__dict__)
         form.shown_once = secret
 
@@ -123,13 +140,16 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
         """Show the key in this very answer: it is put in no session, cookie or log."""
-        form = request.console_form  # type: ignore[attr-defined]
+        return self._show(request, obj, request.console_form.shown_once)  # type: ignore[attr-defined]
+
+    def _show(self, request: HttpRequest, row: ApiKey, secret: str, former: str = "") -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
             "title": "API key",
             "opts": self.opts,
-            "row": obj,
-            "key": form.shown_once,
+            "row": row,
+            "key": secret,
+            "former": former,
         }
         response = TemplateResponse(request, "console/key_shown.html", context)
         response["Cache-Control"] = "no-store"
@@ -139,8 +159,11 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def state(self, row: ApiKey) -> SafeString:
         if row.revoked_at is not None:
             return cells.badge("revoked", "bad")
-        if row.expires_at is not None and row.expires_at <= timezone.now():
+        now = timezone.now()
+        if row.expires_at is not None and row.expires_at <= now:
             return cells.badge("expired", "warn")
+        if row.expires_at is not None and row.expires_at <= now + SOON:
+            return cells.badge(f"expires in {cells.span(row.expires_at - now)}", "warn")
         return cells.badge("valid", "good")
 
     @display(description="Acts as", ordering="agent_id")
@@ -166,7 +189,8 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return cells.moment(row.created_at)
 
     def applies(self, change: Change, row: Any) -> bool:
-        return row.revoked_at is None
+        is_over = row.expires_at is not None and row.expires_at <= timezone.now()
+        return row.revoked_at is None and not (is_over and change.name == "rotate")
 
     @change(
         "Change rights",
@@ -181,8 +205,33 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     )
     def change_rights(self, request: HttpRequest, rows: QuerySet[ApiKey], data: dict[str, Any]) -> str:
         row = rows.get()
-        change_api_key(row, scopes=data["scopes"], topics=data["topics"], expires_at=data["expires_at"])
+        operating.change_key(
+            operator_of(request),
+            row,
+            scopes=data["scopes"],
+            topics=data["topics"],
+            expires_at=data["expires_at"],
+        )
         return f"Changed: {row.name}."
+
+    @change(
+        "Rotate",
+        permission="bus.rotate_apikey",
+        role="admin",
+        form=RotateForm,
+        bulk=False,
+        explain=(
+            "A new key with the same name and rights is made and shown once. The former one stays good for as"
+            " long as you say, so that its holder can change over."
+        ),
+    )
+    def rotate(self, request: HttpRequest, rows: QuerySet[ApiKey], data: dict[str, Any]) -> HttpResponse:
+        overlap = timedelta(seconds=int(data["overlap"]))
+        made, secret = operating.rotate_key(operator_of(request), rows.get(), overlap=overlap)
+        if not overlap:
+            return self._show(request, made, secret, "The former key is useless from now on.")
+        until = f"The former key is good for {cells.span(overlap)} more."
+        return self._show(request, made, secret, until)
 
     @change(
         "Revoke",
@@ -195,7 +244,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         danger=True,
     )
     def revoke(self, request: HttpRequest, rows: QuerySet[ApiKey], data: dict[str, Any]) -> str:
-        names = [row.name for row in rows]
-        for row in rows:
-            revoke_api_key(row)
-        return f"Revoked: {', '.join(names)}."
+        operator, chosen = operator_of(request), list(rows)
+        for row in chosen:
+            operating.revoke_key(operator, row)
+        return f"Revoked: {', '.join(row.name for row in chosen)}."

@@ -10,8 +10,8 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from bus import cells
-from bus.access.revocation import revoke, take_back
+from bus import cells, operating
+from bus.admin.forms import operator_of
 from bus.console import Change, ReadOnlyAdmin, change
 from bus.models import TokenRevocation
 from bus.protocol.errors import BusError
@@ -75,7 +75,10 @@ class TokenRevocationAdmin(ReadOnlyAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Take the tokens back. The row of the form becomes the row that was made."""
         given = dict(form.cleaned_data)
-        obj.__dict__.update(revoke(until=given.pop("expires_at"), **given).__dict__)
+        made = operating.revoke_tokens(
+            operator_of(request), until=given.pop("expires_at"), text=given.pop("note"), **given
+        )
+        obj.__dict__.update(made.__dict__)
 
     @display(description="Tokens", ordering="user_id")
     def what(self, row: TokenRevocation) -> Any:
@@ -104,6 +107,5 @@ class TokenRevocationAdmin(ReadOnlyAdmin):
         danger=True,
     )
     def accept(self, request: HttpRequest, rows: QuerySet[TokenRevocation], data: dict[str, Any]) -> str:
-        names = [str(row) for row in rows]
-        take_back(rows)
+        names = operating.accept_tokens(operator_of(request), rows)
         return f"Accepted again: {', '.join(names)}."

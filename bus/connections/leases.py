@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from bus import layer
 from bus.clocks import Watch
 from bus.conf import conf
 from bus.faults import fault
@@ -254,9 +255,11 @@ def close_server(server: str, code: int, reason: str) -> None:
 def silent_servers() -> list[str]:
     """Return the servers whose lease is over: nobody has renewed it for so long, as this process has seen.
 
-    A process that has just begun to look finds none.
+    A process that has just begun to look finds none. It never finds itself: whoever can look is alive, and if
+    it was held up for so long (a busy machine, a database that kept it waiting) it will soon renew its lease.
     """
-    found = dict(ServerInstance.objects.values_list("name", "lease_until"))
+    others = ServerInstance.objects.exclude(name=layer.INSTANCE)
+    found = dict(others.values_list("name", "lease_until"))
     allowed = (conf().instance_lease - conf().heartbeat_interval).total_seconds()
     return [name for name, silence in watch.look(found).items() if silence >= allowed]
 

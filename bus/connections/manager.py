@@ -384,6 +384,9 @@ class ConnectionManager(Messages):
                 self._elsewhere = max(0, total - len(self._live))
             except DatabaseError as error:
                 logger.warning("a heartbeat was not written: %s", error)
+            except Exception:
+                # Without heartbeats the others would take this server for dead, for good.
+                logger.exception("a heartbeat failed")
             await asyncio.sleep(conf().heartbeat_interval.total_seconds())
 
     async def check(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 from django.db import transaction
@@ -64,6 +65,20 @@ async def subscribe(wanted: Q, topic: str, since: Position | None = None) -> int
     return await _give(wanted, order)
 
 
+def message(wanted: Q, payload: bytes) -> list[str]:
+    """Have an object sent to connections, outside of all topics; return their client ids.
+
+    Args:
+        wanted: which rows of `ActiveConnection`.
+        payload: the object, JSON.
+    """
+    order = Control(layer.INSTANCE, "message", data=msgspec.Raw(payload))
+    with transaction.atomic():
+        numbered = _note(wanted, order)
+        transaction.on_commit(partial(_tell, numbered))
+    return [one.client_id for one in numbered]
+
+
 def start_of(order: Control) -> Position | None:
     """Return the position from which an ordered subscription begins, or None for what comes now."""
     return msgspec.json.decode(order.data, type=Position) if order.data else None
@@ -97,6 +112,11 @@ def forget_old(now: datetime) -> int:
 
 async def _give(wanted: Q, order: Control) -> int:
     numbered = await in_thread(_note, wanted, order)
+    _tell(numbered)
+    return len(numbered)
+
+
+def _tell(numbered: list[Control]) -> None:
     for one in numbered:
         layer.control(
             one.kind,
@@ -106,7 +126,6 @@ async def _give(wanted: Q, order: Control) -> int:
             data=one.data,
             number=one.number,
         )
-    return len(numbered)
 
 
 def _note(wanted: Q, order: Control) -> list[Control]:

@@ -40,3 +40,5 @@ async def watch_for_ever() -> None:
                 await in_thread(reap)
         except DatabaseError as error:
             logger.warning("the leases of servers could not be read: %s", error)
+        except Exception:
+            logger.exception("the leases of servers were not looked after")

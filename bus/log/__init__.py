@@ -182,11 +182,18 @@ class EventLog(Protocol):
         ...
 
     def trim(
-        self, topic: str, *, max_age: timedelta | None, max_events: int | None, batch: int = 1000
+        self,
+        topic: str,
+        *,
+        max_age: timedelta | None,
+        max_events: int | None,
+        up_to: Position | None = None,
+        batch: int = 1000,
     ) -> int:
-        """Forget events older than `max_age`, and the oldest beyond `max_events`; return how many went.
+        """Forget events older than `max_age`, the oldest beyond `max_events`, and those up to a position.
 
-        At most `batch` in one transaction. A reader below the new `first_offset` sees that it is below.
+        Returns how many went. A position in another epoch than the topic's forgets nothing. At most `batch`
+        in one transaction. A reader below the new `first_offset` sees that it is below.
         """
         ...
 

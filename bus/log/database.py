@@ -135,15 +135,28 @@ class DatabaseEventLog:
             return [name for (name,) in cursor.fetchall()]
 
     def trim(
-        self, topic: str, *, max_age: timedelta | None, max_events: int | None, batch: int = 1000
+        self,
+        topic: str,
+        *,
+        max_age: timedelta | None,
+        max_events: int | None,
+        up_to: Position | None = None,
+        batch: int = 1000,
     ) -> int:
         """Forget old events, `batch` in a transaction."""
         trimmed = 0
-        while went := self._trim_batch(topic, max_age, max_events, batch):
+        while went := self._trim_batch(topic, max_age, max_events, up_to, batch):
             trimmed += went
         return trimmed
 
-    def _trim_batch(self, topic: str, max_age: timedelta | None, max_events: int | None, batch: int) -> int:
+    def _trim_batch(
+        self,
+        topic: str,
+        max_age: timedelta | None,
+        max_events: int | None,
+        up_to: Position | None,
+        batch: int,
+    ) -> int:
         with self._transaction() as (cursor, dialect):
             rows = _select_topics(cursor, dialect, [topic], lock=True)
             if not rows:
@@ -156,6 +169,8 @@ class DatabaseEventLog:
                 first = max(first, _first_since(cursor, row.id, end, oldest))
             if max_events is not None:
                 first = max(first, min(end, row.last_offset - max_events + 1))
+            if up_to is not None and up_to.is_in(row.epoch):
+                first = max(first, min(end, up_to.offset + 1))
             if first > row.first_offset:
                 cursor.execute('DELETE FROM bus_event WHERE topic_id = %s AND "offset" < %s', [row.id, first])
                 fault("log.after_trim")

@@ -148,15 +148,28 @@ class MemoryEventLog:
             return sorted(name for name in self._topics if name > after)[:limit]
 
     def trim(
-        self, topic: str, *, max_age: timedelta | None, max_events: int | None, batch: int = 1000
+        self,
+        topic: str,
+        *,
+        max_age: timedelta | None,
+        max_events: int | None,
+        up_to: Position | None = None,
+        batch: int = 1000,
     ) -> int:
         """Forget old events. The lock is held for `batch` of them at a time."""
         trimmed = 0
-        while went := self._trim_batch(topic, max_age, max_events, batch):
+        while went := self._trim_batch(topic, max_age, max_events, up_to, batch):
             trimmed += went
         return trimmed
 
-    def _trim_batch(self, topic: str, max_age: timedelta | None, max_events: int | None, batch: int) -> int:
+    def _trim_batch(
+        self,
+        topic: str,
+        max_age: timedelta | None,
+        max_events: int | None,
+        up_to: Position | None,
+        batch: int,
+    ) -> int:
         oldest = None if max_age is None else self._clock() - max_age
         went = 0
         with self._lock:
@@ -164,7 +177,8 @@ class MemoryEventLog:
             while held is not None and held.events and went < batch:
                 too_many = max_events is not None and len(held.events) > max_events
                 too_old = oldest is not None and held.events[0].created_at < oldest
-                if not (too_many or too_old):
+                is_meant = up_to is not None and up_to.is_in(held.epoch)
+                if not (too_many or too_old or (is_meant and held.first_offset <= up_to.offset)):  # type: ignore[union-attr]
                     break
                 gone = held.events.popleft()
                 held.keys.pop(gone.key or "", None)

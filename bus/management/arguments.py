@@ -11,25 +11,10 @@ from pathlib import Path
 from django.utils import timezone
 
 from bus.doors.starts import moment
+from bus.management import operator_arguments
+from bus.management.durations import duration, whole
 from bus.models import Transport
 from bus.protocol.errors import BadRequest, DisconnectCode
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def duration(text: str) -> timedelta:
-    """Return the duration that `90s`, `30m`, `1h` or `7d` means."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is no duration such as 90s, 30m, 1h or 7d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
-
-def whole(text: str) -> int:
-    """Return a whole number that is not negative."""
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)
 
 
 def since(text: str) -> int | datetime:
@@ -78,7 +63,10 @@ def _token(parser: ArgumentParser) -> None:
         action="store_true",
         help="take back all tokens that the agent or user has, or the one --id",
     )
-    parser.add_argument("--id", default="", help="`jti` of the one token to revoke")
+    parser.add_argument(
+        "--accept", action="store_true", help="instead: let tokens count again that were revoked"
+    )
+    parser.add_argument("--id", default="", help="`jti` of the one token to revoke or accept")
     parser.add_argument(
         "--keep", type=duration, default=None, help="remember it so long: the longest life of a token"
     )
@@ -119,6 +107,8 @@ def _trim(parser: ArgumentParser) -> None:
     parser.add_argument("topic", nargs="?", help="all topics by default")
     parser.add_argument("--max-age", type=duration, help="forget what is older")
     parser.add_argument("--max-events", type=whole, help="keep this many")
+    parser.add_argument("--up-to", type=whole, metavar="OFFSET", help="of one topic: forget up to this event")
+    parser.add_argument("--reason", default="", help="why, for the audit")
 
 
 def _connections(parser: ArgumentParser) -> None:
@@ -162,6 +152,7 @@ _VERBS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
     "trim": ("forget old events: by the rules, or by the figures given for one topic", _trim),
     "connections": ("list the live connections of all processes", _connections),
     "disconnect": ("close connections, on whichever server they are", _disconnect),
+    **operator_arguments.VERBS,
     "bench": ("measure the bus beside other servers and print tables", _bench),
 }
 NAMES = tuple(_VERBS)

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from bus import acks, publishing, retention
-from bus.access import revocation, tokens
+from bus import acks, operating, publishing, retention
+from bus.access import tokens
 from bus.conf import conf
-from bus.connections.manager import connection_manager
 from bus.cursors import CursorState
 from bus.log import Appended, TopicState
 from bus.log.current import event_log
+from bus.management import operators
 from bus.management.output import Printer
 from bus.models import ActiveConnection
+from bus.operating import Operator
 from bus.protocol import topics as names
 from bus.protocol.errors import BadRequest, BusError
 from bus.protocol.limits import strict_json
@@ -41,6 +41,8 @@ def token(options: Options, out: Printer) -> int:
     agent, user = options["agent"], options["user"]
     if options["revoke"]:
         return _revoke(options, out)
+    if options["accept"]:
+        return operators.accept(options, out)
     if agent:
         names.check_topic(f"agent:{agent}")
     elif not user:
@@ -61,12 +63,13 @@ def token(options: Options, out: Printer) -> int:
 
 
 def _revoke(options: Options, out: Printer) -> int:
-    row = revocation.revoke(
+    row = operating.revoke_tokens(
+        Operator.at_the_shell(),
         token_id=options["id"],
         user_id=options["user"],
         agent_id=options["agent"],
         until=options["keep"] and timezone.now() + options["keep"],
-        note=options["note"],
+        text=options["note"],
     )
     whose = row.token_id or row.user_id or row.agent_id
     out.say(f"Revoked: {whose}. Live connections with such a token end within seconds.")
@@ -159,8 +162,10 @@ def _cursor(state: CursorState) -> dict[str, Any]:
 def trim(options: Options, out: Printer) -> int:
     """Forget old events."""
     topic, figures = options["topic"], (options["max_age"], options["max_events"])
+    if topic is not None and options["up_to"] is not None:
+        return _trim_up_to(options, out)
     if topic is None:
-        if figures != (None, None):
+        if (*figures, options["up_to"]) != (None, None, None):
             raise BadRequest("figures are for one topic: name it.")
         trimmed = retention.trim_all()
     else:
@@ -170,6 +175,17 @@ def trim(options: Options, out: Printer) -> int:
         trimmed = {topic: retention.trim(topic, max_age=figures[0], max_events=figures[1])}
     for name, count in trimmed.items():
         out.say(f"{name}: {count} events forgotten", topic=name, trimmed=count)
+    return DONE
+
+
+def _trim_up_to(options: Options, out: Printer) -> int:
+    """Forget up to an offset."""
+    if (options["max_age"], options["max_events"]) != (None, None):
+        raise BadRequest("--up-to stands alone: no --max-age and no --max-events beside it")
+    count = operating.trim(
+        Operator.at_the_shell(), options["topic"], up_to=options["up_to"], reason=options["reason"]
+    )
+    out.say(f"{options['topic']}: {count} events forgotten", topic=options["topic"], trimmed=count)
     return DONE
 
 
@@ -215,8 +231,9 @@ def _connection(row: ActiveConnection) -> dict[str, Any]:
 def disconnect(options: Options, out: Printer) -> int:
     """Close connections; 1 if there is none."""
     who = {"agent_id": options["agent"], "user_id": options["user"], "client_id": options["client"]}
-    clients = async_to_sync(connection_manager.disconnect_client)(
-        **who, code=options["code"], reason=options["reason"], actor="command"
+    wanted = Q(**{field: text for field, text in who.items() if text})
+    clients = operating.disconnect(
+        Operator.at_the_shell(), wanted, code=options["code"], reason=options["reason"]
     )
     name = next(filter(None, who.values()))
     if not clients:

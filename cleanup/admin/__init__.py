@@ -7,6 +7,34 @@ then purged.
 
 from __future__ import annotations
 
-from cleanup.admin import areas, audit, policies, runs, trash
+from cleanup.admin import (
+    areas,
+    audit,
+    explain,
+    files,
+    holds,
+    orders,
+    orphans,
+    policies,
+    previews,
+    runs,
+    trash,
+    verifiers,
+    versions,
+)
 
-__all__ = ["areas", "audit", "policies", "runs", "trash"]
+__all__ = [
+    "areas",
+    "audit",
+    "explain",
+    "files",
+    "holds",
+    "orders",
+    "orphans",
+    "policies",
+    "previews",
+    "runs",
+    "trash",
+    "verifiers",
+    "versions",
+]

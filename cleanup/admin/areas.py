@@ -1,27 +1,39 @@
-"""Areas, and holds on files in them."""
+"""Areas: how full their disks are, what they hold, what stands in the way, and what may be done about it.
+
+Nothing is walked and nothing summed while a page is made: what an area holds comes from `AreaUsage`, which a
+worker keeps. The page of one area shows its policies, holds, last runs and orphans beside that.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
-from django.contrib import admin
-from django.db.models import Count, OuterRef, QuerySet, Subquery, Sum
-from django.db.models.functions import Coalesce
-from django.http import HttpRequest
-from django.utils import timezone
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.safestring import SafeString
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from bus import cells
 from bus.console import Change, ConfirmForm, change
 from cleanup import operations
+from cleanup.admin.area_facts import AreaFacts, facts_of, page_of
 from cleanup.admin.fields import actor_of
 from cleanup.admin.verbs import VerbAdmin
-from cleanup.models import CleanupItem, Hold, ItemState, StagingArea
-from cleanup.operations import usage
+from cleanup.models import StagingArea
+from cleanup.operations import looking
+from cleanup.operations.area_changes import set_protected
+from cleanup.operations.runs import send
 from cleanup.operations.watermarks import set_marks
 
 
@@ -52,6 +64,55 @@ class MarksForm(ConfirmForm):
         min_value=0, max_value=99, label="Low, percent of the disk", widget=UnfoldAdminIntegerFieldWidget
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        area = None if self.rows is None else self.rows.first()
+        if area is not None:
+            self.initial = {"high": area.high_watermark, "low": area.low_watermark}
+
+
+class GuardForm(ConfirmForm):
+    """Who approves."""
+
+    people = forms.ChoiceField(
+        choices=[("", "—"), ("1", "one person"), ("2", "two people")],
+        label="A plan above a brake is approved by",
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+class MoveForm(ConfirmForm):
+    """Where the directory is now."""
+
+    path = forms.CharField(
+        max_length=4096,
+        label="Path at which the directory is now",
+        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
+        help_text="Absolute. Its marker file must have come along.",
+    )
+
+
+class RemoveForm(ConfirmForm):
+    """The name of the area, typed by hand."""
+
+    name = forms.CharField(
+        max_length=100,
+        label="Name of the area",
+        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True, "autocomplete": "off"}),
+        help_text="Type it.",
+    )
+
+
+class RegisterForm(ConfirmForm):
+    """Which files become known."""
+
+    pattern = forms.CharField(
+        max_length=500,
+        label="Files that match",
+        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
+        help_text="A glob below the area, such as imports/** or *.parquet; ** for all of them.",
+    )
+
 
 @admin.register(StagingArea)
 class StagingAreaAdmin(VerbAdmin):
@@ -62,17 +123,13 @@ class StagingAreaAdmin(VerbAdmin):
         "anything, so an unmounted disk never looks like an empty one."
     )
     form = AreaForm
-    list_display = ("title", "standing", "disk", "rules", "trash", "guard", "made")
+    list_display = ("title", "standing", "disk", "holding", "trash", "rules", "last_run", "full")
     search_fields = ("name", "path")
     ordering = ("name",)
     add_fieldsets = ((None, {"fields": ("name", "path", "protected")}),)
-    fields = (
-        ("title", "standing", "guard"), ("disk", "marks", "full"), ("rules", "trash"),
-        ("uuid", "device", "made"),
-    )  # fmt: skip
-    readonly_fields = (
-        "title", "standing", "guard", "disk", "marks", "full", "rules", "trash", "uuid", "device", "made",
-    )  # fmt: skip
+    fields = (("title", "standing", "guard"), ("marks", "full", "made"), ("uuid", "device"))
+    readonly_fields = ("title", "standing", "guard", "marks", "full", "uuid", "device", "made")
+    change_form_outer_after_template = "console/area.html"
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ("name", "path", "protected") if obj is None else self.fields
@@ -83,19 +140,28 @@ class StagingAreaAdmin(VerbAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[StagingArea]:
-        in_trash = CleanupItem.objects.filter(area=OuterRef("pk"), state=ItemState.TRASHED).order_by()
-        sums = in_trash.values("area").annotate(files=Count("pk"), total=Sum("size"))
-        rows: QuerySet[StagingArea] = super().get_queryset(request)
-        return rows.annotate(
-            trash_files=Coalesce(Subquery(sums.values("files")), 0),
-            trash_bytes=Coalesce(Subquery(sums.values("total")), 0),
-            policy_count=Count("policies"),
-        )
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Find the facts of all areas of the page together."""
+        shown = super().get_changelist_instance(request)
+        shown.result_list = list(shown.result_list)
+        found = facts_of(shown.result_list)
+        for row in shown.result_list:
+            row.facts = found[row.pk]
+        return shown
+
+    def context(self, request: HttpRequest, row: StagingArea) -> dict[str, Any]:
+        return page_of(row, _facts(row))
 
     def carry_out(self, request: HttpRequest, form: Any) -> StagingArea:
         data = form.cleaned_data
         return operations.add_area(data["name"], data["path"], actor_of(request), protected=data["protected"])
+
+    def applies(self, change: Change, row: Any) -> bool:
+        if change.name in ("enable", "remove"):
+            return not row.enabled
+        return change.name not in ("disable", "look", "register", "measure") or row.enabled
+
+    # What is shown
 
     @display(description="Area", ordering="name")
     def title(self, row: StagingArea) -> SafeString:
@@ -103,19 +169,23 @@ class StagingAreaAdmin(VerbAdmin):
 
     @display(description="State", ordering="enabled")
     def standing(self, row: StagingArea) -> SafeString:
-        return cells.badge("enabled", "good") if row.enabled else cells.badge("disabled", "warn")
+        return _facts(row).standing()
 
     @display(description="Above a brake", ordering="protected")
     def guard(self, row: StagingArea) -> str:
         return "two people approve" if row.protected else "one person approves"
 
     @display(description="Disk in use")
-    def disk(self, row: StagingArea) -> SafeString | str:
-        found = usage.disks([row]).get(row.pk)
-        if found is None:
-            return cells.badge("not there", "bad")
-        above = found.percent > row.high_watermark
-        return cells.badge(f"{found.percent:.0f} %", "warn" if above else "good")
+    def disk(self, row: StagingArea) -> SafeString:
+        return _facts(row).disk_cell()
+
+    @display(description="Holds")
+    def holding(self, row: StagingArea) -> SafeString:
+        return _facts(row).holding_cell()
+
+    @display(description="In trash")
+    def trash(self, row: StagingArea) -> str:
+        return _facts(row).trash
 
     @display(description="Watermarks")
     def marks(self, row: StagingArea) -> str:
@@ -123,20 +193,57 @@ class StagingAreaAdmin(VerbAdmin):
 
     @display(description="Full in")
     def full(self, row: StagingArea) -> str:
-        seconds = usage.forecasts(timezone.now(), areas=[row.pk]).get(row.pk)
+        seconds = _facts(row).full_in
         return "not in sight" if seconds is None else cells.span(timedelta(seconds=seconds))
 
-    @display(description="Policies", ordering="policy_count")
-    def rules(self, row: Any) -> str:
-        return f"{row.policy_count}" if row.policy_count else "none: nothing is cleaned"
+    @display(description="Policies")
+    def rules(self, row: StagingArea) -> str:
+        names = _facts(row).policies
+        return ", ".join(names) if names else "none: nothing is cleaned"
 
-    @display(description="In trash", ordering="trash_bytes")
-    def trash(self, row: Any) -> str:
-        return cells.files_and_bytes(row.trash_files, row.trash_bytes) if row.trash_files else "nothing"
+    @display(description="Last run")
+    def last_run(self, row: StagingArea) -> SafeString:
+        return _facts(row).last_run_cell()
 
     @display(description="Registered", ordering="created_at")
     def made(self, row: StagingArea) -> SafeString | str:
         return cells.moment(row.created_at)
+
+    # What may be done
+
+    @change(
+        "Look for orphans",
+        permission="cleanup.look_stagingarea",
+        explain="A worker compares the files with the registry. What it sees is a sighting: a file that is "
+        "seen twice without a row, far enough apart, may go by a policy of the rule orphan. "
+        "No file is touched.",
+    )
+    def look(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        for area in rows:
+            looking.ask_look(area, actor_of(request))
+        return "A worker looks now. Orphans shows what it finds."
+
+    @change(
+        "Measure now",
+        permission="cleanup.measure_stagingarea",
+        explain="A worker counts what the area holds: live, eligible, held and in the trash. It reads alone.",
+    )
+    def measure(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        for key in rows.values_list("pk", flat=True):
+            transaction.on_commit(partial(send, "cleanup.tasks.measure_area", str(key)), robust=True)
+        return "A worker measures now. The figures are here when it is through."
+
+    @change(
+        "Register as known",
+        permission="cleanup.register_stagingarea",
+        explain="The files that the last look saw without a row, and that the pattern matches, get one: they "
+        "are no orphans any more. Each is looked at again first, and no file is touched.",
+        form=RegisterForm,
+        bulk=False,
+    )
+    def register(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        made = looking.register_files(rows.get(), data["pattern"], actor_of(request))
+        return f"{len(made):,} {'file is' if len(made) == 1 else 'files are'} known to the registry now."
 
     @change(
         "Set watermarks",
@@ -151,88 +258,79 @@ class StagingAreaAdmin(VerbAdmin):
             set_marks(area, high=data["high"], low=data["low"], actor=actor_of(request))
         return f"Cleared above {data['high']} %, down to {data['low']} %."
 
-
-class HoldForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A new hold."""
-
-    class Meta:
-        model = Hold
-        fields = ("area", "pattern", "until", "reason")
-        help_texts: ClassVar = {
-            "pattern": "A glob below the area, such as reports/** or *.parquet.",
-            "until": "Empty: until somebody releases it.",
-            "reason": "Stands in the audit, and beside every file that it keeps.",
-        }
-
-
-@admin.register(Hold)
-class HoldAdmin(VerbAdmin):
-    """Files that stay, whatever a policy says."""
-
-    intro = (
-        "A hold keeps every file that matches its pattern: it is neither trashed nor, if it is in the trash"
-        " already, purged. It works from the moment it is made."
+    @change(
+        "Set who approves",
+        permission="cleanup.protect_stagingarea",
+        role="admin",
+        explain="A plan above a brake waits for so many people. It counts for plans that wait already, too.",
+        form=GuardForm,
     )
-    form = HoldForm
-    list_display = ("glob", "area", "standing", "ends", "reason", "created_by", "made")
-    list_filter = ("area",)
-    search_fields = ("pattern", "reason")
-    list_select_related = ("area",)
-    ordering = ("-created_at",)
-    fields = (("glob", "area", "standing"), ("ends", "reason"), ("created_by", "made"))
-    readonly_fields = ("glob", "standing", "ends", "made")
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return ("area", "pattern", "until", "reason") if obj is None else self.fields
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return () if obj is None else self.readonly_fields
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def carry_out(self, request: HttpRequest, form: Any) -> Hold:
-        data = form.cleaned_data
-        return operations.hold(
-            data["area"], data["pattern"], data["until"], data["reason"], actor_of(request)
-        )
-
-    def applies(self, change: Change, row: Any) -> bool:
-        return row.released_at is None
-
-    @display(description="Pattern", ordering="pattern")
-    def glob(self, row: Hold) -> SafeString:
-        return cells.mono(row.shown)
-
-    @display(description="State")
-    def standing(self, row: Hold) -> SafeString:
-        if row.released_at is not None:
-            return cells.badge("released")
-        if row.until is not None and row.until <= timezone.now():
-            return cells.badge("over")
-        return cells.badge("holds", "info")
-
-    @display(description="Until", ordering="until")
-    def ends(self, row: Hold) -> SafeString | str:
-        if row.released_at is not None:
-            return cells.moment(row.released_at)
-        return cells.moment(row.until, empty="released")
-
-    @display(description="Made", ordering="created_at")
-    def made(self, row: Hold) -> SafeString | str:
-        return cells.moment(row.created_at)
+    def set_guard(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        for area in rows:
+            set_protected(area, data["people"] == "2", actor_of(request))
+        return "Two people approve." if data["people"] == "2" else "One person approves."
 
     @change(
-        "Release",
-        permission="cleanup.release_hold",
-        explain="From now on policies apply to the files again. Files in the trash whose time is over are "
-        "purged with the next tick.",
+        "Disable",
+        permission="cleanup.disable_stagingarea",
+        explain="Nothing in the area is trashed any more, and nothing purged by time. A run that is under "
+        "way is told to stop. Everything in the trash can still be restored.",
         danger=True,
     )
-    def release(self, request: HttpRequest, rows: QuerySet[Hold], data: dict[str, Any]) -> str:
-        holds = list(rows.filter(released_at__isnull=True).select_related("area"))
-        for held in holds:
-            operations.release(held, actor_of(request))
-        return (
-            f"Released: {', '.join(held.shown for held in holds)}." if holds else "Nothing was held any more."
-        )
+    def disable(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        return _switch(request, rows, enabled=False)
+
+    @change(
+        "Enable",
+        permission="cleanup.enable_stagingarea",
+        role="admin",
+        explain="Policies act in the area again, and what is due in its trash is purged with the next tick.",
+    )
+    def enable(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        return _switch(request, rows, enabled=True)
+
+    @change(
+        "Move",
+        permission="cleanup.move_stagingarea",
+        role="admin",
+        explain="Notes that the directory is at another path now. No file is moved by this.",
+        form=MoveForm,
+        bulk=False,
+    )
+    def move(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> str:
+        area = operations.move_area(rows.get(), data["path"], actor_of(request))
+        return f"{area.name} is {area.path} now."
+
+    @change(
+        "Remove",
+        permission="cleanup.remove_stagingarea",
+        role="admin",
+        explain="Lets a disabled area go whose trash is empty: its policies, the rows of its runs, and its "
+        "marker file. No file of yours goes, and the audit stays.",
+        form=RemoveForm,
+        danger=True,
+        bulk=False,
+    )
+    def remove(self, request: HttpRequest, rows: QuerySet[StagingArea], data: dict[str, Any]) -> HttpResponse:
+        area = rows.get()
+        if data["name"] != area.name:
+            raise operations.OperationRefused(f"the area is called {area.name!r}, not {data['name']!r}")
+        operations.remove_area(area, actor_of(request))
+        messages.success(request, f"{area.name} is let go. {area.path} is a directory like any other now.")
+        return HttpResponseRedirect(reverse("admin:cleanup_stagingarea_changelist"))
+
+
+def _facts(row: Any) -> AreaFacts:
+    """What is known about an area, found once for each row of a page."""
+    found: AreaFacts | None = getattr(row, "facts", None)
+    if found is None:
+        found = row.facts = facts_of([row])[row.pk]
+    return found
+
+
+def _switch(request: HttpRequest, rows: QuerySet[StagingArea], *, enabled: bool) -> str:
+    names = []
+    for area in rows:
+        operations.set_enabled(area, enabled, actor_of(request))
+        names.append(area.name)
+    return f"{'Enabled' if enabled else 'Disabled'}: {', '.join(names)}."

@@ -1,147 +1,41 @@
-"""Policies: the form, the preview, Run now."""
+"""Policies: the list, the form with its sentence in words, Preview, Run now.
+
+Preview on the form posts it as it stands: it is checked as saving would, nothing is saved, and a worker says
+what it would do (`previews`). Versions have their own page (`versions`).
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldBooleanWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldBooleanWidget
 
 from bus import cells
-from bus.console import Change, ConfirmForm, LinesField, change
+from bus.console import Change, ConfirmForm, change
 from cleanup import operations
-from cleanup.admin.fields import AgeField, SizeField, actor_of, brake_lines, reasons, verifier_line, words
+from cleanup.admin.fields import actor_of, verifier_line
+from cleanup.admin.policy_form import FIELDSETS, NEUTRAL, RULES_OF, PolicyForm
 from cleanup.admin.verbs import VerbAdmin
-from cleanup.engine.errors import EngineError, PolicyInvalid
-from cleanup.models import Mode, RetentionPolicy, Rule
+from cleanup.engine.errors import PolicyInvalid
+from cleanup.models import Mode, PolicyPreview, RetentionPolicy, Rule
 from cleanup.operations.duetimes import parse_schedule
-from cleanup.stores.sql import field_of
-from cleanup.verifiers import KINDS
+from cleanup.operations.policies import engine_policy
+from cleanup.operations.previews import order_preview
+from cleanup.operations.wording import policy_in_words
 
-#: Files of each kind that a preview names.
-PREVIEW_FILES = 200
+#: The name of the button that posts the form without saving it.
+PREVIEW = "_preview"
 
 _TONES = {Mode.ENFORCE: "info", Mode.REPORT: "warn", Mode.OFF: "neutral"}
-
-
-LABELS = {
-    "age_by": "Age by",
-    "skip_in_use": "Skip files in use",
-    "unit": "Goes as a",
-    "bundle_pattern": "Bundle",
-    "keep": "Keep",
-    "group_pattern": "Of each",
-    "order_by": "Goes first",
-    "stamp_field": "Age by the field",
-    "catch_up": "Missed runs",
-    "max_files": "Most files",
-    "max_percent": "Most of the area, percent",
-    "max_median_factor": "Most times the usual",
-    "max_unknown_percent": "Most unknown answers, percent",
-}
-
-HELP = {
-    "area": "Empty for the rule rows alone.",
-    "mode": "report only: a run makes its plan and ends there. enforce: it moves the files to the trash.",
-    "rule": (
-        "age: older than the age below. expires_at: results whose metadata says that they have expired. "
-        "orphan: files that no row knows, seen twice. watermark: when the disk is too full. keep_newest: all "
-        "but the newest of each group. rows: records of a model, soft-deleted."
-    ),
-    "age": "Such as 2d, 1h30m or 4w. Required by age, orphan and rows; the others heed it if it is given.",
-    "age_by": "Any of a (access), b (birth), c (change), m (modification); A B C M for a bundle's directory.",
-    "schedule": "An interval such as 6h, or cron text such as 30 2 * * *: minute hour day month weekday.",
-    "catch_up": "What becomes of runs that were due while nothing was running.",
-    "max_median_factor": "Compared with the median of the last 30 runs, from the fifth run on.",
-    "max_unknown_percent": "Of what the verifiers were asked. Above it a run ends without having acted.",
-}
-
-
-def _default(field: str) -> Any:
-    """What a new policy has there: a field of our own does not take it from the model."""
-    return field_of(RetentionPolicy, field).get_default()
-
-
-class VerifiersField(LinesField):
-    """Verifiers, one a line: a kind, or a kind with options; or a JSON object."""
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(map(verifier_line, value)) if isinstance(value, list) else value
-
-    def clean(self, value: str | None) -> list[Any]:
-        try:
-            return [json.loads(line) if line.startswith("{") else line for line in super().clean(value)]
-        except ValueError as error:
-            raise forms.ValidationError(f"a verifier is not JSON: {error}") from error
-
-
-class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A policy as people write one."""
-
-    include = LinesField(
-        required=False, help_text="One glob a line, below the area; re:… is a regex. Empty: every file."
-    )
-    exclude = LinesField(
-        required=False,
-        help_text="What matches here stays, and so does everything below a matching directory.",
-    )
-    verifiers = VerifiersField(
-        required=False,
-        help_text="All must say yes, when a file is trashed and again when it is purged. One a line: "
-        "redis_task, or redis_task:key=task:{task_id}:status,value=Complete. There are: "
-        f"{'; '.join(f'{name} ({kind.summary})' for name, kind in KINDS.items())}. "
-        "`manage.py cleanup policies verifiers` lists their options.",
-    )
-    grace_period = AgeField(
-        label="Grace period",
-        initial=_default("grace_period"),
-        help_text="How long a trashed file can be restored: 7d, 12h, 4w.",
-    )
-    floor = AgeField(
-        required=False,
-        label="Floor",
-        help_text="How long of that is promised even when the disk is full. Empty: all of it. Each file has "
-        "the promise that was made when it was trashed.",
-    )
-    row_filter = forms.JSONField(
-        required=False,
-        label="Only rows with",
-        initial=dict,
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
-        help_text='Field lookups as a JSON object, such as {"task_id__startswith": "demo-"}.',
-    )
-    max_bytes = SizeField(label="Most bytes", initial=_default("max_bytes"), help_text="Such as 100 GB.")
-
-    class Meta:
-        model = RetentionPolicy
-        fields = (
-            "name", "area", "mode", "rule", "age", "age_by", "include", "exclude", "skip_in_use", "unit",
-            "bundle_pattern", "keep", "group_pattern", "order_by", "model", "stamp_field", "row_filter",
-            "verifiers", "task_id_pattern", "grace_period", "floor", "schedule", "catch_up", "max_files",
-            "max_bytes", "max_percent", "max_median_factor", "max_unknown_percent",
-        )  # fmt: skip
-        labels: ClassVar = LABELS
-        help_texts: ClassVar = HELP
-
-    def clean_row_filter(self) -> Any:
-        return self.cleaned_data["row_filter"] or {}
-
-    def clean_schedule(self) -> str:
-        text: str = self.cleaned_data["schedule"]
-        try:
-            parse_schedule(text)
-        except PolicyInvalid as error:
-            raise forms.ValidationError(str(error)) from error
-        return text
 
 
 class RunForm(ConfirmForm):
@@ -177,95 +71,101 @@ class RetentionPolicyAdmin(VerbAdmin):
     list_select_related = ("area",)
     ordering = ("name",)
     readonly_fields = ("in_words",)
-    fieldsets = (
-        (None, {"fields": (("name", "area", "mode"),)}),
-        ("What goes", {"fields": (("rule", "age", "age_by"), ("include", "exclude"), "skip_in_use")}),
-        (
-            "Bundles",
-            {
-                "fields": (("unit", "bundle_pattern"),),
-                "description": "A bundle goes as a whole, when its newest file may go. For the rules age, "
-                "watermark and keep_newest.",
-            },
-        ),
-        (
-            "Rule keep_newest",
-            {"fields": (("keep", "group_pattern"),), "description": "How many of each group stay."},
-        ),
-        (
-            "Rule watermark",
-            {
-                "fields": ("order_by",),
-                "description": "Above the high mark of the area the oldest trash is purged, then files go in "
-                "this order, down to the low mark.",
-            },
-        ),
-        (
-            "Rule rows",
-            {
-                "fields": (("model", "stamp_field"), "row_filter"),
-                "description": "Records instead of files: a model that keeps its deleted rows for a while.",
-            },
-        ),
-        ("Who is asked", {"fields": (("verifiers", "task_id_pattern"),)}),
-        ("How long it can be restored", {"fields": (("grace_period", "floor"),)}),
-        ("When", {"fields": (("schedule", "catch_up"), "in_words")}),
-        (
-            "Brakes",
-            {
-                "fields": (
-                    ("max_files", "max_bytes", "max_percent"),
-                    ("max_median_factor", "max_unknown_percent"),
-                ),
-                "description": "A plan above any of these waits for a person.",
-            },
-        ),
-    )
+    fieldsets = FIELDSETS
+    change_form_before_template = "console/policy_says.html"
 
     def carry_out(self, request: HttpRequest, form: Any) -> RetentionPolicy:
-        operations.save_policy(form.instance, actor_of(request))
         policy: RetentionPolicy = form.instance
+        if PREVIEW in request.POST:
+            request.previewed = order_preview(policy, actor_of(request), is_draft=True)  # type: ignore[attr-defined]
+        else:
+            operations.save_policy(policy, actor_of(request))
         return policy
 
+    def response_add(self, request: HttpRequest, obj: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        answer: HttpResponse = _to_preview(request) or super().response_add(request, obj, *args, **kwargs)
+        return answer
+
+    def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        answer: HttpResponse = _to_preview(request) or super().response_change(request, obj)
+        return answer
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        return None if _previewed(request) else super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        return None if _previewed(request) else super().log_change(request, obj, message)
+
     def get_urls(self) -> list[URLPattern]:
-        preview = self.admin_site.admin_view(self.preview)
+        def view(function: Any) -> Any:
+            return self.admin_site.admin_view(function)
+
         return [
-            path("<int:pk>/preview/", preview, name="cleanup_retentionpolicy_preview"),
+            path("words/", view(require_POST(self.words)), name="cleanup_retentionpolicy_words"),
+            path("<int:pk>/preview/", view(self.newest), name="cleanup_retentionpolicy_preview"),
             *super().get_urls(),
         ]
 
-    def preview(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """What the policy as it is saved would do now. Reads the area, touches nothing."""
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        row = None if object_id is None else self.get_object(request, object_id)
+        address = reverse("admin:cleanup_retentionpolicy_words")
+        says = {
+            "words": policy_in_words(row or RetentionPolicy()),
+            "url": f"{address}?policy={row.pk}" if row else address,
+            "rules": {name: list(map(str, rules)) for name, rules in RULES_OF.items()},
+            "neutral": NEUTRAL,
+            "edits": self.may_carry_out(request, row),
+        }
+        return super().changeform_view(
+            request, object_id, form_url, {"policy_says": says, **(extra_context or {})}
+        )
+
+    def words(self, request: HttpRequest) -> HttpResponse:
+        """What the form as it stands would do, in words, and what is wrong with it. Saves nothing."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        key = request.GET.get("policy", "")
+        stored = self.get_queryset(request).filter(pk=key).first() if key.isdecimal() else None
+        form = PolicyForm(request.POST, instance=stored)
+        form.is_valid()
+        return JsonResponse({"words": policy_in_words(form.instance), "problem": _problem(form)})
+
+    def newest(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Lead to the newest preview of a policy; to the page that makes one if there is none."""
         policy = self.get_queryset(request).filter(pk=pk).first()
         if policy is None:
             raise Http404("there is no such policy")
         if not self.has_view_permission(request, policy):
             raise PermissionDenied
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "original": policy,
-            "title": f"Preview of {policy.name}",
-            "policy": policy,
-            "grace": cells.span(policy.grace_period),
-            "limit": PREVIEW_FILES,
-            "console_buttons": self.buttons(request, policy, preview=False),
-        }
-        try:
-            context |= _shown(operations.preview(policy, limit=PREVIEW_FILES))
-        except EngineError as refusal:
-            context["refusal"] = str(refusal)
-        return TemplateResponse(request, "console/preview.html", context)
+        found = policy.previews.filter(draft__isnull=True).order_by("-created_at").first()
+        if found is not None:
+            return HttpResponseRedirect(page_of(found))
+        entry = self.changes["preview"]
+        if not entry.allowed(request):
+            return HttpResponseRedirect(reverse("admin:cleanup_policypreview_changelist"))
+        return HttpResponseRedirect(self._url(entry, [str(pk)]))
 
-    def buttons(self, request: HttpRequest, row: Any, *, preview: bool = True) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = super().buttons(request, row)
-        if preview:
-            address = reverse("admin:cleanup_retentionpolicy_preview", args=[row.pk])
-            found.insert(0, {"label": "Preview", "danger": False, "url": address})
-        return found
+    def buttons(self, request: HttpRequest, row: Any) -> list[dict[str, Any]]:
+        """Who may edit has Preview on the form, which posts it as it stands."""
+        found = super().buttons(request, row)
+        if self.may_carry_out(request, row):
+            found = [button for button in found if button["label"] != "Preview"]
+        versions = reverse("admin:cleanup_policyversion_changelist")
+        address = f"{versions}?policy__id__exact={row.pk}"
+        return [*found, {"label": "Versions", "danger": False, "url": address}]
 
     def applies(self, change: Change, row: Any) -> bool:
         return change.name != "run_now" or (row.mode != Mode.OFF and (not row.area or row.area.enabled))
+
+    def _back(self, request: HttpRequest) -> str:
+        previewed = _previewed(request)
+        return page_of(previewed) if previewed else super()._back(request)
 
     @display(description="Policy", ordering="name")
     def title(self, row: RetentionPolicy) -> SafeString:
@@ -305,6 +205,17 @@ class RetentionPolicyAdmin(VerbAdmin):
         return f"{newest.number}, by {newest.created_by}" if newest else "none yet"
 
     @change(
+        "Preview",
+        permission="cleanup.preview_retentionpolicy",
+        explain="A worker reads the area and says, file by file, what the policy as it is saved would do now "
+        "and why. Nothing is touched.",
+        bulk=False,
+    )
+    def preview(self, request: HttpRequest, rows: QuerySet[RetentionPolicy], data: dict[str, Any]) -> str:
+        request.previewed = order_preview(rows.get(), actor_of(request))  # type: ignore[attr-defined]
+        return ""
+
+    @change(
         "Run now",
         permission="cleanup.run_retentionpolicy",
         explain="A worker makes a plan with the rule as it is now. In mode enforce, and under the brakes, "
@@ -333,6 +244,46 @@ class RetentionPolicyAdmin(VerbAdmin):
         return f"{rows.count():,} set to {Mode(data['mode']).label}."
 
 
+def page_of(preview: PolicyPreview) -> str:
+    """Where a preview is shown."""
+    return reverse("admin:cleanup_policypreview_change", args=[preview.pk])
+
+
+def _previewed(request: HttpRequest) -> PolicyPreview | None:
+    """What this request has ordered instead of saving, if it has."""
+    found: PolicyPreview | None = getattr(request, "previewed", None)
+    return found
+
+
+def _to_preview(request: HttpRequest) -> HttpResponse | None:
+    found = _previewed(request)
+    return None if found is None else HttpResponseRedirect(page_of(found))
+
+
+def _problem(form: PolicyForm) -> str:
+    """The first thing that is wrong with what a form says, then what it does not say yet; else empty."""
+    wrong = [(name, error) for name, errors in form.errors.as_data().items() for error in errors]
+    missing = [pair for pair in wrong if pair[1].code == "required"]
+    for name, error in [pair for pair in wrong if pair not in missing]:
+        return _labelled(form, name, " ".join(error.messages))
+    try:
+        engine_policy(form.instance)
+    except PolicyInvalid as problem:
+        if not missing or missing[0][0] != "name":
+            return str(problem)
+        return (
+            str(problem).removeprefix(f"policy {form.instance.name!r}: ").removeprefix("a name is missing; ")
+        )
+    return _labelled(form, missing[0][0], "is missing") if missing else ""
+
+
+def _labelled(form: PolicyForm, name: str, text: str) -> str:
+    """What is wrong, with the field as the page calls it."""
+    if name not in form.fields:
+        return text
+    return f"{form.fields[name].label or name.replace('_', ' ').capitalize()}: {text}"
+
+
 def _rule_in_words(row: RetentionPolicy) -> str:
     older = f"older than {row.age}" if row.age else "of any age"
     return {
@@ -343,20 +294,3 @@ def _rule_in_words(row: RetentionPolicy) -> str:
         Rule.KEEP_NEWEST: f"all but the newest {row.keep} of each group, {older}",
         Rule.ROWS: f"rows {older}",
     }[Rule(row.rule)]
-
-
-def _shown(preview: Any) -> dict[str, Any]:
-    """A preview in the words of the page."""
-    return {
-        "files": preview.files,
-        "total": cells.files_and_bytes(preview.files, preview.bytes),
-        "scanned": preview.scanned,
-        "brakes": brake_lines(preview.brakes),
-        "kept": reasons(preview.kept),
-        "goes": [
-            (item.path, cells.size(item.size), words(item.reason), item.detail) for item in preview.items
-        ],
-        "stays": [(item.path, words(item.reason), item.detail) for item in preview.kept_items],
-        "errors": [(item.path, item.detail) for item in preview.errors],
-        "digest": preview.digest,
-    }

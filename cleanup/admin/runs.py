@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
@@ -15,12 +16,15 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWi
 from bus import cells
 from bus.console import Change, ConfirmForm, ReadOnlyAdmin, change
 from cleanup import operations
-from cleanup.admin.fields import actor_of, brake_lines, reasons
+from cleanup.admin.fields import actor_of, brake_lines, reasons, words
 from cleanup.engine.errors import EngineError
-from cleanup.models import ACTIVE_STATES, CleanupItem, CleanupRun, RunState
+from cleanup.models import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
+from cleanup.operations.runs import needed_approvals
+from cleanup.stores.leases import WORKING_STATES
+from cleanup.stores.plans import items_of
 
-#: Files that a run's page names, the biggest.
-BIGGEST = 20
+#: Files of one part of a plan that the page names.
+MOST_OF_PLAN = 500
 
 TONES = {
     RunState.DONE: "good",
@@ -65,7 +69,7 @@ class CleanupRunAdmin(ReadOnlyAdmin):
         "one it waits here for a person. Nothing that is not in the plan is touched."
     )
     refusals = (EngineError,)
-    list_display = ("title", "standing", "planned", "moved", "left", "begun", "by")
+    list_display = ("title", "standing", "planned", "moved", "left", "begun", "took", "by")
     list_filter = ("state", "area", "dry_run")
     list_select_related = ("policy_version__policy", "area")
     ordering = ("-created_at",)
@@ -79,19 +83,27 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     change_form_outer_after_template = "console/run_details.html"
 
     def context(self, request: HttpRequest, row: CleanupRun) -> dict[str, Any]:
-        items = CleanupItem.objects.filter(run=row).order_by()
         return {
+            "run": row,
+            "topic": f"cleanup:run:{row.pk}",
             "kept": reasons(row.kept),
-            "outcomes": [
-                (entry["state"].replace("_", " "), cells.files_and_bytes(entry["files"], entry["total"] or 0))
-                for entry in items.values("state").annotate(files=Count("pk"), total=Sum("size"))
-            ],
-            "biggest": items.order_by("-size")[:BIGGEST],
+            "outcomes": outcomes(row),
+            "biggest": [(one["path"], cells.size(one["size"])) for one in row.facts.get("biggest", [])],
+            "is_working": row.state in WORKING_STATES,
+            "total": row.planned_files if row.state in (RunState.APPROVED, RunState.RUNNING) else 0,
+            "done": row.trashed + row.skipped + row.errors,
+            "life": timeline(row),
+            "approvals_needed": approvals_in_words(row, request.user.get_username()),
+            "page": plan_page(row, request.GET.get("batch", "")),
         }
 
     def applies(self, change: Change, row: Any) -> bool:
         if change.name == "stop":
             return row.state in ACTIVE_STATES
+        if change.name == "resume":
+            return row.state in WORKING_STATES
+        if change.name == "run_again":
+            return row.state not in ACTIVE_STATES
         return bool(row.state == RunState.AWAITING_APPROVAL)
 
     def describe(self, rows: QuerySet[CleanupRun]) -> str:
@@ -135,6 +147,12 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     def begun(self, row: CleanupRun) -> SafeString | str:
         return cells.moment(row.started_at, empty="not yet")
 
+    @display(description="Took")
+    def took(self, row: CleanupRun) -> str:
+        if row.started_at is None or row.finished_at is None:
+            return "—"
+        return cells.span(row.finished_at - row.started_at)
+
     @display(description="Queued", ordering="created_at")
     def created(self, row: CleanupRun) -> SafeString | str:
         return cells.moment(row.created_at)
@@ -153,7 +171,8 @@ class CleanupRunAdmin(ReadOnlyAdmin):
 
     @display(description="Found besides")
     def found(self, row: CleanupRun) -> SafeString | str:
-        return cells.document(row.facts) if row.facts else "nothing"
+        facts = {name: value for name, value in row.facts.items() if name != "biggest"}
+        return cells.document(facts) if facts else "nothing"
 
     @display(description="Above its brakes")
     def above(self, row: CleanupRun) -> str:
@@ -205,3 +224,80 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     def stop(self, request: HttpRequest, rows: QuerySet[CleanupRun], data: dict[str, Any]) -> str:
         operations.stop(rows.get(), actor=actor_of(request))
         return "Told to stop."
+
+    @change(
+        "Resume",
+        permission="cleanup.resume_cleanuprun",
+        explain="A worker is told again to go on with the run. If one is at it already, nothing changes.",
+        bulk=False,
+    )
+    def resume(self, request: HttpRequest, rows: QuerySet[CleanupRun], data: dict[str, Any]) -> str:
+        operations.resume(rows.get())
+        return "A worker is told to go on with it."
+
+    @change(
+        "Run again now",
+        permission="cleanup.resume_cleanuprun",
+        explain="The policy of this run is carried out once more, in its newest version: a worker makes a "
+        "new plan, which goes on by itself or waits at a brake.",
+        bulk=False,
+    )
+    def run_again(self, request: HttpRequest, rows: QuerySet[CleanupRun], data: dict[str, Any]) -> str:
+        made = operations.queue_run(rows.get().policy_version.policy, actor=actor_of(request))
+        return f"Queued as run {str(made.pk)[:8]}. A worker takes it up now."
+
+
+def outcomes(run: CleanupRun) -> list[tuple[str, str]]:
+    """What became of the files, from the counters of the run: a million rows are not counted for a page."""
+    if run.plan_created_at is None:
+        return []
+    left = max(0, run.planned_files - run.trashed - run.skipped - run.errors)
+    found = [("moved to the trash", cells.files_and_bytes(run.trashed, run.trashed_bytes))]
+    counted = (("skipped", run.skipped), ("errors", run.errors), ("not touched", left))
+    return [*found, *((name, f"{number:,}") for name, number in counted if number)]
+
+
+def timeline(run: CleanupRun) -> list[tuple[str, Any]]:
+    """What happened to a run, in order."""
+    approvals = [
+        (f"approved by {one.get('actor', '')}", datetime.fromisoformat(one["at"])) for one in run.approvals
+    ]
+    steps = [
+        (f"queued by {run.actor}", run.created_at),
+        ("a worker took it up", run.started_at),
+        (f"planned: {cells.files_and_bytes(run.planned_files, run.planned_bytes)}", run.plan_created_at),
+        *approvals,
+        (run.get_state_display(), run.finished_at),
+    ]
+    return [(step, cells.moment(at)) for step, at in steps if at is not None]
+
+
+def approvals_in_words(run: CleanupRun, person: str) -> str:
+    """How many approvals there are and are needed, and whether this person may give one."""
+    needed = needed_approvals(run)
+    if run.state != RunState.AWAITING_APPROVAL or needed < 2:
+        return ""
+    names = [str(entry.get("actor", "")) for entry in run.approvals]
+    given = f": {', '.join(names)}" if names else ""
+    yours = "; you may not approve twice" if person in names else ""
+    return f"The area is protected: {len(names)} of {needed} approvals{given}{yours}."
+
+
+def plan_page(run: CleanupRun, wanted: str) -> dict[str, Any] | None:
+    """One stored part of the plan, by its number: the files as they were planned, and the parts beside it."""
+    number = int(wanted) if wanted.isdecimal() and len(wanted) < 9 else 0
+    batches = PlanBatch.objects.filter(run=run)
+    batch = batches.filter(number=number).first()
+    if batch is None:
+        return None
+    items = items_of(batch)
+    return {
+        "files": [
+            (item.shown, cells.size(item.bytes), words(str(item.reason)), item.detail)
+            for item in items[:MOST_OF_PLAN]
+        ],
+        "more": max(0, len(items) - MOST_OF_PLAN),
+        "number": number + 1,
+        "older": number - 1 if number else None,
+        "newer": number + 1 if batches.filter(number=number + 1).exists() else None,
+    }

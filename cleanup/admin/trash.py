@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin import SimpleListFilter
 from django.db.models import QuerySet, Sum
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from bus import cells
 from bus.console import Change, ConfirmForm, ReadOnlyAdmin, change
+from bus.paging import Sought
 from cleanup import operations
+from cleanup.admin import finding, orders
 from cleanup.admin.fields import AgeField, actor_of, reasons, words
+from cleanup.admin.orders import suffix
 from cleanup.engine.errors import EngineError
-from cleanup.models import CleanupItem, ItemState
+from cleanup.models import AreaUsage, AuditEntry, CleanupItem, ItemState
+from cleanup.operations.areas import active_holds, held_by
+from cleanup.operations.restoring import taken_names
 
 #: A purge that comes within this time is marked.
 SOON = timedelta(days=1)
+
+#: Days of the strip above the list.
+MOST_DAYS = 14
+
+#: Entries of one file's life that its page shows, the newest.
+MOST_OF_LIFE = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: States in which bytes lie in the trash.
 IN_TRASH = (ItemState.TRASHED, ItemState.PURGE_INTENT, ItemState.RESTORING, ItemState.ERROR)
@@ -35,6 +49,23 @@ _TONES = {
     ItemState.LOST: "bad",
     ItemState.ERROR: "bad",
 }
+
+
+class RestoreForm(ConfirmForm):
+    """What happens to files whose names are taken."""
+
+    rename = forms.CharField(
+        required=False,
+        max_length=100,
+        label="Where a name is taken, add",
+        widget=UnfoldAdminTextInputWidget(),
+        help_text="With “new”, report.csv comes back as report.new.csv. Left empty, such a file stays in the "
+        "trash. Nothing is overwritten either way.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["rename"].initial = suffix()
 
 
 class ExtendForm(ConfirmForm):
@@ -58,24 +89,6 @@ class PurgeForm(ConfirmForm):
     )
 
 
-class StateFilter(SimpleListFilter):
-    """Shows what is in the trash, unless asked for something else."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, page: Any) -> Iterable[tuple[str, str]]:
-        return [(state.value, str(state.label)) for state in ItemState if state != ItemState.TRASHED]
-
-    def choices(self, changelist: Any) -> Any:
-        """Call the default what it is."""
-        for index, choice in enumerate(super().choices(changelist)):
-            yield {**choice, "display": "in trash"} if index == 0 else choice
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[CleanupItem]) -> QuerySet[CleanupItem]:
-        return queryset.filter(state=self.value() or ItemState.TRASHED)
-
-
 @admin.register(CleanupItem)
 class CleanupItemAdmin(ReadOnlyAdmin):
     """Files on their way through the trash."""
@@ -86,11 +99,12 @@ class CleanupItemAdmin(ReadOnlyAdmin):
     )
     refusals = (EngineError,)
     list_display = ("original", "bytes", "why", "by_policy", "moved", "purge")
-    list_filter = (StateFilter, "area", "reason")
+    list_filter = finding.ITEM_FILTERS
     list_select_related = ("area", "run__policy_version__policy")
-    ordering = ("-trashed_at", "id")
+    ordering = ("-trashed_at", "-pk")
+    routes = finding.ITEM_ROUTES
     search_fields = ("path",)
-    search_help_text = "Part of the path"
+    search_help_text = "Part of the path; with * at its end: the beginning"
     fields = (
         ("original", "standing", "bytes"),
         ("why", "by_policy", "task_id"),
@@ -98,6 +112,52 @@ class CleanupItemAdmin(ReadOnlyAdmin):
         "detail",
         "files",
     )
+
+    change_form_outer_after_template = "console/item_details.html"
+
+    list_before_template = "console/trash_before.html"
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        days, summed_at = purges()
+        extra = {"purges": days, "purges_at": summed_at and cells.moment(summed_at), **(extra_context or {})}
+        return super().changelist_view(request, extra)
+
+    def filter_buttons(self, request: HttpRequest) -> list[dict[str, Any]]:
+        return orders.buttons(request)
+
+    def buttons(self, request: HttpRequest, row: CleanupItem) -> list[dict[str, Any]]:
+        """The changes, and the pages that go on from here."""
+        offered = super().buttons(request, row)
+        place = urlencode({"area": row.area_id, "pattern": row.path, "reason": ""})
+        if request.user.has_perm("cleanup.add_hold"):
+            offered.append({"label": "Hold this path", "url": f"{reverse('admin:cleanup_hold_add')}?{place}"})
+        whole = urlencode({"path": f"{row.area.path.rstrip('/')}/{row.path}"})
+        return [*offered, {"label": "Explain this path", "url": f"{reverse('cleanup-explain')}?{whole}"}]
+
+    def context(self, request: HttpRequest, row: CleanupItem) -> dict[str, Any]:
+        holds = active_holds(row.area_id, now=timezone.now())
+        return {
+            "life": life_of(row),
+            "held": held_by(holds, [member["path"] for member in row.members]),
+            "item": row,
+        }
+
+    def _asking(
+        self, request: HttpRequest, entry: Change, rows: QuerySet[Any] | None, form: ConfirmForm
+    ) -> dict[str, Any]:
+        """Of a restore, which names are taken at this moment."""
+        asking = super()._asking(request, entry, rows, form)
+        if entry.name == "restore" and rows is not None:
+            try:
+                asking["taken"] = taken_names(_ids(rows))
+            except (EngineError, OSError) as trouble:
+                asking["trouble"] = str(trouble)
+        return asking
+
+    def seek(self, term: str, sought: Sought) -> None:
+        finding.seek_item(term, sought)
 
     def describe(self, rows: QuerySet[CleanupItem]) -> str:
         return cells.files_and_bytes(rows.count(), rows.aggregate(total=Sum("size"))["total"] or 0)
@@ -107,15 +167,15 @@ class CleanupItemAdmin(ReadOnlyAdmin):
             return row.state in (ItemState.TRASHED, ItemState.ERROR)
         return bool(row.state == ItemState.TRASHED)
 
-    @display(description="Original path", ordering="path")
+    @display(description="Original path")
     def original(self, row: CleanupItem) -> SafeString:
         return cells.path(row.path, row.area.name)
 
-    @display(description="State", ordering="state")
+    @display(description="State")
     def standing(self, row: CleanupItem) -> SafeString:
         return cells.badge(row.get_state_display(), _TONES.get(ItemState(row.state), "neutral"))
 
-    @display(description="Size", ordering="size")
+    @display(description="Size")
     def bytes(self, row: CleanupItem) -> str:
         return cells.size(row.size)
 
@@ -124,10 +184,15 @@ class CleanupItemAdmin(ReadOnlyAdmin):
         return cells.pair(words(row.reason), row.detail)
 
     @display(description="Policy")
-    def by_policy(self, row: CleanupItem) -> str:
+    def by_policy(self, row: CleanupItem) -> SafeString | str:
         if row.run is None:
             return "found in the trash"
-        return f"{row.run.policy_version.policy.name} v{row.run.policy_version.number}"
+        version = row.run.policy_version
+        return format_html(
+            '<a class="x-link" href="{}">{}</a>',
+            reverse("admin:cleanup_cleanuprun_change", args=[row.run_id]),
+            f"{version.policy.name} v{version.number}",
+        )
 
     @display(description="Trashed", ordering="trashed_at")
     def moved(self, row: CleanupItem) -> SafeString | str:
@@ -152,10 +217,11 @@ class CleanupItemAdmin(ReadOnlyAdmin):
         permission="cleanup.restore_cleanupitem",
         explain="The files go back to their original paths, with their bytes, modes and times. Nothing is "
         "overwritten: where another file has taken the name, the trashed one stays in the trash and"
-        " you are told.",
+        " you are told, or it gets another name.",
+        form=RestoreForm,
     )
     def restore(self, request: HttpRequest, rows: QuerySet[CleanupItem], data: dict[str, Any]) -> str:
-        report = operations.restore(_ids(rows), actor=actor_of(request))
+        report = operations.restore(_ids(rows), actor=actor_of(request), rename=data["rename"])
         said = [f"Restored {cells.files_and_bytes(report.restored, report.bytes)}."]
         if report.conflicts:
             names = ", ".join(conflict.path for conflict in report.conflicts[:5])
@@ -190,6 +256,45 @@ class CleanupItemAdmin(ReadOnlyAdmin):
         said = [f"Purged {cells.files_and_bytes(report.purged, report.bytes)}."]
         said += [f"{number} kept: {reason}." for reason, number in reasons(report.kept)]
         return " ".join([*said, *report.errors[:5]])
+
+
+def purges() -> tuple[list[dict[str, str]], datetime | None]:
+    """Files and bytes by the next days on which they are purged, as areas were summed up last; and when."""
+    sums: dict[str, list[int]] = {}
+    usages = list(AreaUsage.objects.exclude(trash_at=None))
+    today = timezone.localdate().isoformat()
+    for usage in usages:
+        for day, (files, size) in usage.purges.items():
+            total = sums.setdefault(max(day, today), [0, 0])
+            total[0], total[1] = total[0] + files, total[1] + size
+    days = [
+        {"day": day, "label": "today" if day == today else day, "amount": cells.files_and_bytes(*sums[day])}
+        for day in sorted(sums)[:MOST_DAYS]
+    ]
+    return days, min((usage.trash_at for usage in usages if usage.trash_at), default=None)
+
+
+def life_of(row: CleanupItem) -> list[dict[str, Any]]:
+    """What the audit says of one file, the oldest first; what the verifiers answered beside it."""
+    entries = AuditEntry.objects.filter(item=str(row.pk)).order_by("-seq")[:MOST_OF_LIFE]
+    return [
+        {
+            "action": words(entry.action),
+            "at": cells.moment(_EPOCH + timedelta(microseconds=entry.at_us)),
+            "actor": entry.actor,
+            "reason": words(entry.reason or ""),
+            "verifiers": sorted(_evidence(entry).get("verifiers", {}).items()),
+            "order": _evidence(entry).get("order", ""),
+            "to": _evidence(entry).get("to", ""),
+            "seq": entry.seq,
+        }
+        for entry in reversed(entries)
+    ]
+
+
+def _evidence(entry: AuditEntry) -> dict[str, Any]:
+    found = json.loads(entry.evidence) if entry.evidence else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ids(rows: QuerySet[CleanupItem]) -> list[Any]:

@@ -17,6 +17,7 @@ from functools import cached_property
 import msgspec
 
 from cleanup.engine.audit import canonical
+from cleanup.engine.bundles import OnKept
 from cleanup.engine.errors import PlanStale, PlanTampered
 from cleanup.engine.groups import Goal, select
 from cleanup.engine.holds import Hold
@@ -137,7 +138,6 @@ def digest(plan: Plan) -> str:
 
 
 Ask = Callable[[Sequence[Subject]], Sequence[Checked]]
-OnKept = Callable[[bytes, Reason, str], None]
 #: Stores items while they are found, and says what they come to.
 Store = Callable[[Iterable[PlanItem]], Tally]
 
@@ -159,7 +159,7 @@ class _Draft:
         if reason is Reason.BAD_COMPANION:
             self.errors.append((escape(path), detail))
         if self.on_kept is not None:
-            self.on_kept(path, reason, detail)
+            self.on_kept(path, reason, detail, size)
 
     def count(self, sieve: Sieve) -> None:
         """Add what the walk has counted without showing it."""
@@ -271,7 +271,7 @@ def build_plan(
         holds: what must stay although a rule would let it go.
         ask: asks the policy's verifiers about a batch (`cleanup.engine.verify.ask`). Required if it names
             any.
-        on_kept: told of each candidate that stays.
+        on_kept: told of each candidate that stays: path, reason, detail, bytes.
         expires_in: how long the plan may be executed.
         store: is handed what may go, in the order of the candidates and while they are read. That is
             directory by directory, as the mover wants them; a name that the walk met twice comes twice, and

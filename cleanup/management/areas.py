@@ -10,7 +10,7 @@ from cleanup import operations
 from cleanup.management.output import Answer
 from cleanup.management.verbs import Options, actor
 from cleanup.models import StagingArea
-from cleanup.operations.area_changes import move_area, remove_area, set_enabled
+from cleanup.operations.area_changes import move_area, remove_area, set_enabled, set_protected
 
 
 def areas_enable(options: Options) -> Answer:
@@ -28,6 +28,15 @@ def _switch(options: Options, *, enabled: bool) -> Answer:
     data = {"area": area.name, "enabled": enabled}
     word = "is enabled: policies act in it again" if enabled else "is disabled: nothing in it goes"
     return _answer(data, f"Area {area.name} {word}.", dry=dry)
+
+
+def areas_protect(options: Options) -> Answer:
+    """Two persons approve what is above a brake; with `--off`, one."""
+    area, dry, on = operations.find_area(options["name"]), options["dry_run"], not options["off"]
+    if not dry:
+        set_protected(area, on, actor())
+    word = "two persons approve" if on else "one person approves"
+    return _answer({"area": area.name, "protected": on}, f"Area {area.name}: {word}.", dry=dry)
 
 
 def areas_move(options: Options) -> Answer:

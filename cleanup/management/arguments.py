@@ -66,7 +66,10 @@ def declare(parser: ArgumentParser) -> None:
     _trash(verbs)
     _holds(verbs)
     _verb(verbs, "report", "what is where: areas, trash, runs, totals")
+    measure = _verb(verbs, "measure", "count what areas hold, and keep it for the console")
+    measure.add_argument("--area", metavar="AREA", help="this one alone; default all that are enabled")
     _explain(verbs)
+    _verifiers(_group(verbs, "verifiers", "those whom policies ask"))
     _audit(_group(verbs, "audit", "who did what"))
     _orphans(verbs)
     _bench(verbs)
@@ -104,6 +107,9 @@ def _areas(what: Any) -> None:
     marks.add_argument("name")
     marks.add_argument("high", type=count, metavar="HIGH", help="percent of its disk: above it it is cleared")
     marks.add_argument("low", type=count, metavar="LOW", help="percent of its disk: down to here")
+    protect = _verb(what, "protect", "two persons approve what is above a brake", dry_run=True)
+    protect.add_argument("name")
+    protect.add_argument("--off", action="store_true", help="one person approves")
     move = _verb(what, "move", "say that an area's directory is elsewhere now", dry_run=True)
     move.add_argument("name")
     move.add_argument("path")
@@ -137,6 +143,13 @@ def _policies(what: Any) -> None:
     mode = _verb(what, "mode", "turn a policy off, to report or to enforce", dry_run=True)
     mode.add_argument("name")
     mode.add_argument("mode", choices=Mode.values)
+    change = _verb(what, "set", "change fields of a policy: a new version", dry_run=True)
+    change.add_argument("name")
+    change.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help="as of the form; a list: one a time")
+    _verb(what, "history", "every version of a policy: who, when, what changed").add_argument("name")
+    revert = _verb(what, "revert", "put an old version back; area, name and mode stay", dry_run=True)
+    revert.add_argument("name")
+    revert.add_argument("--version", type=count, required=True, metavar="N", help="of the history")
 
 
 def _rule_fields(add: ArgumentParser) -> None:
@@ -156,6 +169,11 @@ def _runs(verbs: Any) -> None:
     plan = _verb(verbs, "plan", "what a policy would do now; touches nothing")
     plan.add_argument("policy")
     plan.add_argument("--limit", type=count, metavar="N", help="list at most N files")
+    plan.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as it would be with this, unsaved"
+    )
+    plan.add_argument("--csv", type=Path, metavar="FILE", help="write every file with its reason there")
+    _previews(_group(verbs, "previews", "what a worker said, or is to say, that policies would do"))
     run = _verb(verbs, "run", "carry a policy out", dry_run=True)
     run.add_argument("policy", nargs="?")
     run.add_argument("--resume", metavar="RUN", help="go on with a run instead")
@@ -171,6 +189,11 @@ def _runs(verbs: Any) -> None:
     _verb(verbs, "stop", "end a run after the batch at hand", dry_run=True).add_argument("run")
 
 
+def _previews(what: Any) -> None:
+    _verb(what, "list", "the previews of the last day")
+    _verb(what, "cancel", "end one that waits or is under way", dry_run=True).add_argument("preview")
+
+
 def _trash(verbs: Any) -> None:
     restore = _verb(verbs, "restore", "bring files back from the trash", dry_run=True)
     which = restore.add_mutually_exclusive_group(required=True)
@@ -180,7 +203,15 @@ def _trash(verbs: Any) -> None:
     restore.add_argument("--pk", action="append", metavar="KEY", help="with --rows, only this one")
     restore.add_argument("--path", metavar="GLOB", help="of the area, only what matches")
     restore.add_argument("--to", metavar="PATH", help="another name below the area, for one item")
-    restore.add_argument("--queue", action="store_true", help="have a worker do it")
+    restore.add_argument("--rename", default="", metavar="TEXT", help="added to the names that are taken")
+    _found_by(restore)
+    extend = _verb(verbs, "extend", "keep files in the trash for longer", dry_run=True)
+    which = extend.add_mutually_exclusive_group(required=True)
+    which.add_argument("--area")
+    which.add_argument("--item", action="append", metavar="ID")
+    extend.add_argument("--path", metavar="GLOB", help="of the area, only what matches")
+    extend.add_argument("--by", type=age, required=True, metavar="AGE", help="added to what was promised")
+    _found_by(extend)
     purge = _verb(verbs, "purge", "remove from the trash for good", dry_run=True)
     which = purge.add_mutually_exclusive_group(required=True)
     which.add_argument("--due", action="store_true", help="whose grace period is over")
@@ -188,6 +219,22 @@ def _trash(verbs: Any) -> None:
     purge.add_argument("--area")
     purge.add_argument("--path", metavar="GLOB", help="with --now, only what matches")
     purge.add_argument("--reason", default="")
+    _found_by(purge)
+    what = _group(verbs, "orders", "what a worker does to all that a filter finds in the trash")
+    _verb(what, "list", "the newest orders, and how far they are")
+    for name, text in (
+        ("stop", "end an order after the batch at hand; what is done stays done"),
+        ("run", "go on with an order here and now, for those without a worker"),
+    ):
+        _verb(what, name, text, dry_run=True).add_argument("order", metavar="ID")
+
+
+def _found_by(parser: ArgumentParser) -> None:
+    """What besides area and path finds files in the trash."""
+    parser.add_argument("--policy", metavar="NAME", help="only what it has trashed")
+    parser.add_argument("--run", metavar="ID", help="only what it has trashed")
+    parser.add_argument("--why", metavar="REASON", help="only what was trashed for it: older_than_age")
+    parser.add_argument("--queue", action="store_true", help="have a worker do it")
 
 
 def _holds(verbs: Any) -> None:
@@ -206,6 +253,16 @@ def _explain(verbs: Any) -> None:
     explain.add_argument("--area", help="that the path is below")
 
 
+def _verifiers(what: Any) -> None:
+    _verb(what, "list", "the verifiers of all policies, and how they were found last")
+    test = _verb(what, "test", "ask the canaries of verifiers; 0 sound, 1 not, 2 refused")
+    which = test.add_mutually_exclusive_group(required=True)
+    which.add_argument("verifier", nargs="?", metavar="SPEC", help="one that a policy asks")
+    which.add_argument("--all", action="store_true", help="every one that a policy asks")
+    test.add_argument("--task", default="", metavar="ID", help="ask about this task too")
+    test.add_argument("--path", default="", metavar="PATH", help="ask about this file too; absolute")
+
+
 def _audit(what: Any) -> None:
     verify = _verb(what, "verify", "read the whole audit; 0 sound, 1 tampered, 2 could not check")
     verify.add_argument("--segments", type=Path, metavar="DIR", help="where exported segments are")
@@ -216,6 +273,13 @@ def _audit(what: Any) -> None:
     entries.add_argument("--limit", type=count, default=50, metavar="N")
     entries.add_argument("--action")
     entries.add_argument("--path", metavar="PATH", help="of one file, escaped")
+    entries.add_argument("--actor", metavar="NAME", help="by this person, or by the system under this name")
+    entries.add_argument("--area", metavar="NAME")
+    entries.add_argument("--run", metavar="ID")
+    entries.add_argument("--item", metavar="ID", help="of one file in the trash")
+    entries.add_argument("--since", type=past, metavar="TIME", help="ISO 8601, or an age")
+    entries.add_argument("--until", type=past, metavar="TIME", help="ISO 8601, or an age: before it")
+    entries.add_argument("--jsonl", type=Path, metavar="FILE", help="write all of them there, as hashed")
     seal = _verb(what, "checkpoint", "seal what is not sealed yet", dry_run=True)
     seal.add_argument("--rebuild", action="store_true", help="make the file outside anew, when it was lost")
     export = _verb(what, "export", "write sealed stretches as segments", dry_run=True)
@@ -234,6 +298,10 @@ def _orphans(verbs: Any) -> None:
     orphans = _verb(verbs, "orphans", "files without a row, rows without a file, as last seen", dry_run=True)
     orphans.add_argument("area", nargs="?")
     orphans.add_argument("--scan", action="store_true", help="look now, and keep what is seen as a sighting")
+    orphans.add_argument("--queue", action="store_true", help="have a worker look at the area")
+    orphans.add_argument(
+        "--register", metavar="GLOB", help="make rows of the files that were seen without one"
+    )
     orphans.add_argument("--limit", type=count, default=20, metavar="N", help="list the first N of each kind")
 
 

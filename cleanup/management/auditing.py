@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from django.db import DatabaseError
+from django.db.models import QuerySet
 
 from cleanup.engine.audit import ChainReport
 from cleanup.engine.errors import EngineError
 from cleanup.management.output import DONE, REFUSED, SOME_SKIPPED, Answer, progress_bar, table
 from cleanup.management.verbs import actor
 from cleanup.models import AuditEntry
-from cleanup.operations import Progress, auditing, segments
+from cleanup.operations import Progress, auditing, excerpts, segments
+from cleanup.stores.audit import micros
 from cleanup.stores.checkpoints import DatabaseSource
 
 Options = dict[str, Any]
@@ -65,11 +68,10 @@ def _verdict(found: ChainReport) -> Answer:
 
 
 def audit_list(options: Options) -> Answer:
-    entries = AuditEntry.objects.order_by("-seq")
-    if options["action"]:
-        entries = entries.filter(action=options["action"])
-    if options["path"]:
-        entries = entries.filter(path=options["path"])
+    moments = {name: options[name] and micros(options[name]) for name in ("since", "until")}
+    entries = excerpts.entries_of({**options, **moments})
+    if options["jsonl"]:
+        return _write(entries, options["jsonl"])
     names = ("seq", "actor", "action", "area", "path", "size", "reason", "run", "item", "policy_version")
     rows = [
         {"at": _when(entry.at_us)} | {name: getattr(entry, name) for name in names}
@@ -80,6 +82,16 @@ def audit_list(options: Options) -> Answer:
     ]
     lines = table(shown, header=["SEQ", "AT", "WHO", "WHAT", "AREA", "PATH"])
     return Answer(data={"entries": rows}, lines=lines)
+
+
+def _write(entries: QuerySet[AuditEntry], path: Path) -> Answer:
+    """Write entries as JSON lines to a file, the oldest first, in constant memory."""
+    count = 0
+    with path.open("wb") as file:
+        for part in excerpts.lines(entries):
+            count += part.count(b"\n")
+            file.write(part)
+    return Answer(data={"entries": count, "file": str(path)}, lines=[f"{count} entries are in {path}."])
 
 
 def _when(at_us: int) -> str:

@@ -17,7 +17,7 @@ from cleanup.models import (
     ItemState,
     StagingArea,
 )
-from cleanup.operations import auditing, schedule, usage
+from cleanup.operations import auditing, orders, previews, schedule, usage
 from cleanup.operations.purging import count_due
 from cleanup.stores.sql import database_now
 
@@ -102,6 +102,9 @@ def tick(options: Options) -> Answer:
     # A worker looks through the trash when it starts; where there is none, nobody else would.
     done.recovered += schedule.recover_all(with_adoption=True)
     schedule.run_inline(done, operations.execute)
+    for order_id in orders.abandoned_orders(now):
+        orders.carry_out_order(order_id)
+    previews.tend_previews(now)
     purged = operations.purge_due()
     tended = auditing.tend(conf().slice_length)
     data = {

@@ -16,6 +16,7 @@ from cleanup.management.verbs import actor
 from cleanup.models import StagingArea
 from cleanup.operations import OperationRefused
 from cleanup.operations.areas import opened
+from cleanup.operations.looking import ask_look, register_files
 from cleanup.operations.orphans import look, sight
 from cleanup.operations.rows import count_restorable, restore_rows
 from cleanup.stores.orphans import count, scanned, stored
@@ -25,10 +26,12 @@ Options = dict[str, Any]
 
 
 def orphans(options: Options) -> Answer:
-    """Tell what the last scan of each area saw; with `--scan`, look now.
+    """Tell what the last scan of each area saw; with `--scan` look now, with `--queue` have a worker look.
 
     Of several areas, one that cannot be looked at does not keep the others from being looked at.
     """
+    if options["queue"] or options["register"] is not None:
+        return _changed(options)
     if options["area"]:
         told = [_told(operations.find_area(options["area"]), options)]
     else:
@@ -37,6 +40,21 @@ def orphans(options: Options) -> Answer:
     lines = [line for one in data for line in _lines(one)] or ["No area was scanned for orphans yet."]
     refused = any("error" in one for one in data)
     return Answer(data={"areas": data}, lines=lines, code=SOME_SKIPPED if refused else DONE)
+
+
+def _changed(options: Options) -> Answer:
+    """Have a worker look at an area, or register what was seen there."""
+    if not options["area"]:
+        raise OperationRefused("--queue and --register are for one area: name it")
+    area, dry = operations.find_area(options["area"]), options["dry_run"]
+    if options["register"] is not None:
+        made = register_files(area, options["register"], actor(), dry_run=dry)
+        line = f"{len(made)} files of {area.name} {'would be' if dry else 'are'} registered."
+        return Answer(data={"area": area.name, "registered": made, "dry_run": dry}, lines=[line, *made[:20]])
+    if not dry:
+        ask_look(area, actor())
+    line = f"A worker {'would look' if dry else 'looks'} at {area.name}."
+    return Answer(data={"area": area.name, "queued": not dry}, lines=[line])
 
 
 def _told_or_refused(area: StagingArea, options: Options) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,28 @@ from django.db import transaction
 
 from cleanup import operations
 from cleanup.conf import conf
-from cleanup.engine.names import patterns
 from cleanup.engine.places import check_place
 from cleanup.management.output import DONE, REFUSED, SOME_SKIPPED, Answer, progress_bar, size, table
 from cleanup.models import (
     CleanupItem,
     CleanupRun,
     Hold,
-    ItemState,
     Mode,
+    OrderVerb,
     RetentionPolicy,
     RunState,
     StagingArea,
+    TrashOrder,
 )
-from cleanup.operations import Actor, NotFound, OperationRefused, PurgeReport, RestoreReport
+from cleanup.operations import (
+    Actor,
+    NotFound,
+    OperationRefused,
+    PurgeReport,
+    RestoreReport,
+    orders,
+    trash_filters,
+)
 from cleanup.operations.purging import count_due
 from cleanup.stores.leases import WORKING_STATES
 
@@ -57,7 +65,7 @@ def actor() -> Actor:
         return Actor(name="unknown", kind="command")  # a user id without a name, as in some containers
 
 
-def _rolled_back(verb: Verb) -> Verb:
+def rolled_back(verb: Verb) -> Verb:
     """With `--dry-run` do everything in a transaction and take it back: for verbs that change rows alone."""
 
     @wraps(verb)
@@ -96,7 +104,7 @@ def areas_list(_: Options) -> Answer:
     return Answer(data={"areas": data}, lines=lines)
 
 
-@_rolled_back
+@rolled_back
 def policies_add(options: Options) -> Answer:
     fields = {name: options[name] for name in _POLICY_FIELDS if options[name] is not None}
     area = operations.find_area(options["area"]) if options["area"] else None
@@ -105,17 +113,17 @@ def policies_add(options: Options) -> Answer:
         include=options["include"], exclude=options["exclude"], verifiers=options["verifier"],
         task_id_pattern=options["task_id_pattern"], mode=options["mode"], **fields,
     )  # fmt: skip
-    return _policy_answer(policy, f"Policy {policy.name} is made, in mode {policy.mode}.")
+    return policy_answer(policy, f"Policy {policy.name} is made, in mode {policy.mode}.")
 
 
-@_rolled_back
+@rolled_back
 def policies_mode(options: Options) -> Answer:
     policy = operations.find_policy(options["name"])
     operations.set_mode(policy, options["mode"], actor())
-    return _policy_answer(policy, f"Policy {policy.name} is now in mode {policy.mode}.")
+    return policy_answer(policy, f"Policy {policy.name} is now in mode {policy.mode}.")
 
 
-def _policy_answer(policy: RetentionPolicy, line: str) -> Answer:
+def policy_answer(policy: RetentionPolicy, line: str) -> Answer:
     number = policy.versions.count()
     data = {"policy": policy.name, "area": policy.scope, "mode": policy.mode, "version": number}
     return Answer(data=data, lines=[line])
@@ -137,32 +145,6 @@ def policies_list(_: Options) -> Answer:
 
 
 # Plans and runs
-
-
-def plan(options: Options) -> Answer:
-    policy = operations.find_policy(options["policy"])
-    found = operations.preview(policy, limit=options["limit"])
-    items = [{"path": one.path, "size": one.size, "reason": one.reason} for one in found.items]
-    data = {
-        "plan": found.digest,
-        "files": found.files,
-        "bytes": found.bytes,
-        "items": items,
-        "kept": found.kept,
-    }
-    if found.brakes:
-        data["brakes"] = found.brakes
-    if found.facts:
-        data["facts"] = found.facts
-    if found.errors:
-        data["errors"] = [{"path": one.path, "detail": one.detail} for one in found.errors]
-    lines = [f"{one.reason}  {one.size:>12}  {one.path}" for one in found.items]
-    lines.append(f"{found.files} files, {size(found.bytes)} would be trashed.")
-    lines += [f"kept: {number} {reason}" for reason, number in found.kept.items()]
-    lines += [
-        f"above its brake: {hit['brake']} is {hit['limit']}, found {hit['value']}" for hit in found.brakes
-    ]
-    return Answer(data=data, lines=lines)
 
 
 def run(options: Options) -> Answer:
@@ -196,8 +178,8 @@ def _run_answer(found: CleanupRun) -> Answer:
     data |= {"files": found.planned_files, "bytes": found.planned_bytes}
     if found.brakes:
         data["brakes"] = found.brakes
-    if found.facts:
-        data["facts"] = found.facts
+    if facts := {name: value for name, value in found.facts.items() if name != "biggest"}:
+        data["facts"] = facts
     if found.message:
         data["message"] = found.message
     return Answer(data=data, lines=_run_lines(found), code=_run_code(found))
@@ -230,7 +212,7 @@ def _run_lines(found: CleanupRun) -> list[str]:
     return lines
 
 
-@_rolled_back
+@rolled_back
 def approve(options: Options) -> Answer:
     found = operations.approve(operations.find_run(options["run"]), files=options["files"], actor=actor())
     answer = _run_answer(operations.find_run(found.pk))
@@ -238,13 +220,13 @@ def approve(options: Options) -> Answer:
     return Answer(data=answer.data, lines=answer.lines, code=REFUSED if waits else DONE)
 
 
-@_rolled_back
+@rolled_back
 def reject(options: Options) -> Answer:
     found = operations.reject(operations.find_run(options["run"]), reason=options["reason"], actor=actor())
     return Answer(data=_run_answer(found).data, lines=[f"Run {found.pk} is rejected."])
 
 
-@_rolled_back
+@rolled_back
 def stop(options: Options) -> Answer:
     found = operations.stop(operations.find_run(options["run"]), actor=actor())
     over = found.state == RunState.STOPPED
@@ -255,30 +237,55 @@ def stop(options: Options) -> Answer:
 # Trash
 
 
-def _matching(rows: Iterable[tuple[UUID, str]], glob: str | None) -> list[UUID]:
-    if glob is None:
-        return [pk for pk, _ in rows]
-    matcher = patterns((glob,), subtree=True)
-    return [pk for pk, path in rows if matcher.match(path) is not None]
+def found_by(options: Options) -> dict[str, Any]:
+    """What the options find in the trash, as `operations.trash_filters` knows it."""
+    names = {"area": "area", "path": "path", "policy": "policy", "run": "run", "why": "reason"}
+    return {name: options[option] for option, name in names.items() if options.get(option)}
 
 
-def _in_trash(area: str, glob: str | None) -> list[UUID]:
-    rows = CleanupItem.objects.filter(area=operations.find_area(area), state=ItemState.TRASHED)
-    return _matching(rows.order_by("trash_id").values_list("pk", "path"), glob)
+def in_trash(options: Options) -> list[UUID]:
+    """The ids of what the options find in the trash, or name."""
+    if options.get("item"):
+        return [_uuid(text) for text in options["item"]]
+    wanted = found_by(options)
+    is_meant = trash_filters.fits(wanted)
+    rows = trash_filters.matching(wanted).order_by("trash_id").values_list("pk", "path")
+    return [pk for pk, path in rows.iterator(chunk_size=10_000) if is_meant(path)]
 
 
 def restore(options: Options) -> Answer:
-    if options["item"]:
-        ids = [_uuid(text) for text in options["item"]]
-    else:
-        ids = _in_trash(options["area"], options["path"])
+    if _is_order(options) and not options["dry_run"]:
+        return order_answer(
+            orders.order(OrderVerb.RESTORE, found_by(options), actor=actor(), rename=options["rename"])
+        )
+    ids = in_trash(options)
     if options["dry_run"]:
         rows = CleanupItem.objects.filter(pk__in=ids[:1000])
         lines = [f"{len(ids)} items would be restored.", *(row.path for row in rows[:200])]
         return Answer(data={"restored": 0, "conflicts": [], "items": len(ids), "dry_run": True}, lines=lines)
     if options["queue"]:
         return _queue_restore(ids, options["to"])
-    return _restore_answer(operations.restore(ids, actor=actor(), to=options["to"]))
+    report = operations.restore(ids, actor=actor(), to=options["to"], rename=options["rename"])
+    return _restore_answer(report)
+
+
+def _is_order(options: Options) -> bool:
+    """Whether a queued restore is more than the claim of files under their old names."""
+    more = ("policy", "run", "why", "rename")
+    return bool(options["queue"] and not options["item"] and any(options[name] for name in more))
+
+
+def order_answer(made: TrashOrder) -> Answer:
+    """An order, as far as it is."""
+    data: dict[str, Any] = {"order": str(made.pk), "verb": made.verb, "state": made.state}
+    data |= {"files": made.files, "bytes": made.bytes, "done": made.done_files, "kept": made.kept}
+    if made.conflicts:
+        data["conflicts"] = made.conflicts
+    line = f"Order {made.pk}: {made.get_verb_display()} of {trash_filters.in_words(made.filter)}, "
+    lines = [f"{line}{made.files} files, {size(made.bytes)}: {made.get_state_display()}."]
+    lines += [f"kept: {number} {reason}" for reason, number in made.kept.items()]
+    lines += [f"conflict: {one['path']}: {one['detail']}" for one in made.conflicts]
+    return Answer(data=data, lines=lines, code=SOME_SKIPPED if made.kept else DONE)
 
 
 def _queue_restore(ids: list[UUID], to: str | None) -> Answer:
@@ -315,10 +322,15 @@ def purge(options: Options) -> Answer:
     if options["now"]:
         if area is None:
             raise OperationRefused("--now needs --area")
-        ids = _in_trash(area.name, options["path"])
+        if options["queue"] and not options["dry_run"]:
+            wanted, why = found_by(options), options["reason"]
+            return order_answer(orders.order(OrderVerb.PURGE, wanted, actor=actor(), reason=why))
+        ids = in_trash(options)
         if options["dry_run"]:
             return _would_purge(list(CleanupItem.objects.filter(pk__in=ids)))
         return _purge_answer(operations.purge_now(ids, reason=options["reason"], actor=actor()))
+    if options["queue"] or found_by(options).keys() - {"area", "path"}:
+        raise OperationRefused("--queue, --policy, --run and --why go with --now")
     if options["dry_run"]:
         return _would_purge(count_due(area=area))
     return _purge_answer(operations.purge_due(area=area))
@@ -349,7 +361,7 @@ def _purge_answer(report: PurgeReport) -> Answer:
 # Holds
 
 
-@_rolled_back
+@rolled_back
 def hold(options: Options) -> Answer:
     area = operations.find_area(options["area"])
     made = operations.hold(area, options["pattern"], options["until"], options["reason"], actor())
@@ -360,7 +372,7 @@ def hold(options: Options) -> Answer:
     )
 
 
-@_rolled_back
+@rolled_back
 def release(options: Options) -> Answer:
     held = Hold.objects.select_related("area").filter(pk=options["hold"]).first()
     if held is None:

@@ -4,6 +4,7 @@ from cleanup.models.areas import Hold, StagingArea, UsageSample
 from cleanup.models.audit import AuditCheckpoint, AuditEntry, AuditHead
 from cleanup.models.console import (
     AreaUsage,
+    DailyTotal,
     JobState,
     OrderVerb,
     PolicyPreview,
@@ -25,6 +26,7 @@ __all__ = [
     "CleanupItem",
     "CleanupRun",
     "CleanupTotal",
+    "DailyTotal",
     "Hold",
     "ItemState",
     "JobState",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q
 
 
 class AuditEntry(models.Model):
     """One link of the chain. Written once; PostgreSQL refuses UPDATE, DELETE and TRUNCATE by trigger."""
 
     seq = models.BigIntegerField(primary_key=True)
-    at_us = models.BigIntegerField(db_index=True, help_text="Microseconds since 1970 UTC")
+    #: Without an index: it rises with `seq`, so a moment is found by halving.
+    at_us = models.BigIntegerField(help_text="Microseconds since 1970 UTC")
     actor = models.CharField(max_length=150)
     actor_kind = models.CharField(max_length=16)
     action = models.CharField(max_length=40)
@@ -31,10 +33,15 @@ class AuditEntry(models.Model):
         ordering: ClassVar = ["-seq"]
         #: Not `db_index`, which on PostgreSQL adds a second index to each, for LIKE: nobody asks by that, and
         #: every entry of a run would pay for it.
+        #: With `seq`, so that a page of a list is read in order and nothing is sorted.
         indexes: ClassVar = [
-            models.Index(fields=["action"], name="cleanup_audit_action"),
-            models.Index(fields=["run"], name="cleanup_audit_run"),
+            models.Index(fields=["action", "seq"], name="cleanup_audit_action"),
+            models.Index(fields=["run", "seq"], name="cleanup_audit_run"),
             models.Index(fields=["item"], name="cleanup_audit_item"),
+            # What people did is little beside what the clock does, and is what is asked for.
+            models.Index(
+                fields=["actor", "seq"], condition=~Q(actor_kind="system"), name="cleanup_audit_person"
+            ),
         ]
         verbose_name_plural = "audit entries"
 
@@ -53,6 +60,10 @@ class AuditHead(models.Model):
     verified_sound = models.BooleanField(null=True, blank=True)
     #: The checkpoint at which a reading in slices goes on; empty: none is under way.
     verifying = models.BigIntegerField(null=True, blank=True)
+    #: Who asked for the reading under way; empty: the clock did.
+    asked_by = models.CharField(max_length=150, blank=True)
+    #: What the last reading found (`operations.reading`), or why it could not be done.
+    verified_report = models.JSONField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"{self.seq}"

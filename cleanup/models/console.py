@@ -55,20 +55,38 @@ class PolicyPreview(Job):
     policy = models.ForeignKey(
         RetentionPolicy, on_delete=models.CASCADE, related_name="previews", null=True, blank=True
     )
-    #: The fields of the form where they are not saved yet; null: the policy as it is.
+    #: The policy's name when it was ordered: that of a draft may be anything.
+    name = models.CharField(max_length=100, blank=True)
+    #: Number of the version that was the newest then; 0: the policy is not saved yet.
+    version = models.PositiveIntegerField(default=0)
+    #: An old version that is to be looked at or put back.
+    of_version = models.PositiveIntegerField(null=True, blank=True)
+    #: The fields of what is not what is saved; null: the policy as it is.
     draft = models.JSONField(null=True, blank=True)
-    #: Totals, histograms, reasons, the first files of each kind, and the difference to the saved version.
+    #: How often a worker has begun it.
+    attempts = models.PositiveSmallIntegerField(default=0)
+    #: While it runs how far it is; then totals, histograms, reasons and the difference to the saved version.
     result = models.JSONField(default=dict, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at"]
 
+    def __str__(self) -> str:
+        return self.name or str(self.id)
+
 
 class PreviewBatch(models.Model):
-    """A stretch of a preview's files, packed: what its CSV is written from."""
+    """A stretch of a preview's files of one kind and reason, packed: its lists and its CSV are read from it."""
 
     preview = models.ForeignKey(PolicyPreview, on_delete=models.CASCADE, related_name="batches")
     number = models.PositiveIntegerField()
+    #: `goes`, `stays` or `doubt`.
+    kind = models.CharField(max_length=8)
+    reason = models.CharField(max_length=30)
+    files = models.PositiveIntegerField()
+    #: Between these two, escaped and by code point, all its paths lie: others need not be unpacked.
+    low = models.TextField()
+    high = models.TextField()
     body = models.BinaryField()
 
     class Meta:
@@ -109,18 +127,26 @@ class TrashOrder(Job):
     #: Files that stay, by reason, and the first of those whose names are taken.
     kept = models.JSONField(default=dict, blank=True)
     conflicts = models.JSONField(default=list, blank=True)
+    #: Files met so far, and the last of them as `[trashed_at, id]`: a worker goes on behind it.
+    seen = models.BigIntegerField(default=0)
+    position = models.JSONField(null=True, blank=True)
+    #: Ids of the batch at hand: what became of them is looked at before an interrupted order goes on.
+    pending = models.JSONField(default=list, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-created_at"]
+        verbose_name = "order"
 
 
 class AreaUsage(models.Model):
     """What an area held when it was measured last: one row an area."""
 
     area = models.OneToOneField(StagingArea, on_delete=models.CASCADE, related_name="holds_now")
-    #: When files were counted, and how long it took.
+    #: When files were counted; when that was tried last, how long it took, and why it did not work out.
     measured_at = models.DateTimeField(null=True, blank=True)
+    tried_at = models.DateTimeField(null=True, blank=True)
     seconds = models.FloatField(default=0)
+    message = models.CharField(max_length=300, blank=True)
     #: Files of the area, those that its policies would trash, and those that a hold keeps.
     live_files = models.BigIntegerField(default=0)
     live_bytes = models.BigIntegerField(default=0)
@@ -128,23 +154,46 @@ class AreaUsage(models.Model):
     eligible_bytes = models.BigIntegerField(default=0)
     held_files = models.BigIntegerField(default=0)
     held_bytes = models.BigIntegerField(default=0)
-    #: When the trash was summed up, and what is in it.
+    #: When the trash was summed up, how long it took, at which entry of the audit, and what is in it.
     trash_at = models.DateTimeField(null=True, blank=True)
+    trash_seconds = models.FloatField(default=0)
+    trash_seq = models.BigIntegerField(default=-1)
     trash_files = models.BigIntegerField(default=0)
     trash_bytes = models.BigIntegerField(default=0)
-    #: `{"YYYY-MM-DD": [files, bytes]}` by the day (UTC) on which it is purged.
+    #: `{"YYYY-MM-DD": [files, bytes]}` by the day, in the zone of the site, on which it may be purged.
     purges = models.JSONField(default=dict, blank=True)
-    message = models.CharField(max_length=300, blank=True)
 
     def __str__(self) -> str:
         return f"{self.area_id}"
+
+
+class DailyTotal(models.Model):
+    """What became of files on one day, in the zone of the site; added to with every batch."""
+
+    area = models.CharField(max_length=100)
+    day = models.DateField()
+    files_trashed = models.BigIntegerField(default=0)
+    bytes_trashed = models.BigIntegerField(default=0)
+    files_purged = models.BigIntegerField(default=0)
+    bytes_purged = models.BigIntegerField(default=0)
+    files_restored = models.BigIntegerField(default=0)
+    bytes_restored = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            # The day first: the overview asks for the last fortnight of all areas.
+            models.UniqueConstraint(fields=["day", "area"], name="cleanup_daily_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.area}"
 
 
 class VerifierCheck(models.Model):
     """One test of a verifier: its canaries, asked by hand or by a run, and whether they were right."""
 
     #: The specification in its canonical form.
-    verifier = models.CharField(max_length=500, db_index=True)
+    verifier = models.CharField(max_length=500)
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     sound = models.BooleanField()
     detail = models.CharField(max_length=500, blank=True)
@@ -154,6 +203,9 @@ class VerifierCheck(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-at", "-id"]
+        indexes: ClassVar = [
+            models.Index(fields=["verifier", "-at", "-id"], name="cleanup_check_of_verifier")
+        ]
 
     def __str__(self) -> str:
         return f"{self.verifier}: {'sound' if self.sound else 'not sound'}"

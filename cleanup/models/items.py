@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models import Q
 
 from cleanup.models.areas import StagingArea
+from cleanup.models.heads import PathHead
 from cleanup.models.runs import CleanupRun
 from cleanup.softdelete import SoftDeleteModel
 
@@ -70,6 +71,9 @@ class CleanupItem(models.Model):
             models.Index(fields=["area", "state", "-trashed_at"], name="cleanup_item_area"),
             # Not `db_index`, which on PostgreSQL adds a second index, for LIKE, that nobody asks by.
             models.Index(fields=["trash_id"], name="cleanup_item_trash"),
+            # Lists: the newest first, page after page; and paths by their beginning.
+            models.Index(fields=["state", "trashed_at", "id"], name="cleanup_item_newest"),
+            models.Index(PathHead("path"), name="cleanup_item_path"),
         ]
 
     def __str__(self) -> str:
@@ -91,6 +95,8 @@ class OrphanBatch(models.Model):
 
     class Meta:
         ordering: ClassVar = ["area", "kind", "number"]
+        verbose_name = "orphans"
+        verbose_name_plural = "orphans"
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["area", "kind", "number"], name="cleanup_orphan_batch")
         ]
@@ -109,6 +115,7 @@ class CleanupTotal(models.Model):
     files_purged = models.BigIntegerField(default=0)
     bytes_purged = models.BigIntegerField(default=0)
     files_restored = models.BigIntegerField(default=0)
+    bytes_restored = models.BigIntegerField(default=0)
 
     class Meta:
         constraints: ClassVar = [

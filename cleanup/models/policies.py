@@ -144,6 +144,9 @@ class PolicyVersion(models.Model):
     number = models.PositiveIntegerField()
     #: The engine's JSON form of the policy.
     document = models.JSONField()
+    #: When it ran; not of the document, which is what plans are made of. Empty: saved before it was kept.
+    schedule = models.CharField(max_length=100, blank=True)
+    catch_up = models.CharField(max_length=8, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=150, blank=True)
 

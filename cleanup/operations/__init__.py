@@ -29,6 +29,13 @@ from cleanup.operations.policies import add_policy, ensure_demo_areas, find_poli
 from cleanup.operations.purging import extend_grace, purge_due, purge_now
 from cleanup.operations.restoring import queue_restore, restore
 from cleanup.operations.runs import approve, find_run, queue_run, reject, resume, start_run, stop
+from cleanup.operations.verifying import (
+    Tested,
+    check_verifier,
+    check_verifiers,
+    failed_checks,
+    verifiers_in_use,
+)
 from cleanup.stores import Actor
 
 __all__ = [
@@ -43,13 +50,17 @@ __all__ = [
     "PurgeReport",
     "RestoreReport",
     "RunActive",
+    "Tested",
     "add_area",
     "add_policy",
     "approve",
+    "check_verifier",
+    "check_verifiers",
     "ensure_demo_areas",
     "execute",
     "explain",
     "extend_grace",
+    "failed_checks",
     "find_area",
     "find_policy",
     "find_run",
@@ -70,5 +81,6 @@ __all__ = [
     "set_mode",
     "start_run",
     "stop",
+    "verifiers_in_use",
     "verify_audit",
 ]

@@ -49,6 +49,18 @@ def set_enabled(area: StagingArea, enabled: bool, actor: Actor) -> StagingArea:
     return area
 
 
+def set_protected(area: StagingArea, protected: bool, actor: Actor) -> StagingArea:
+    """Ask for two persons, or one, to approve what is above a brake. Twice changes nothing more."""
+    with transaction.atomic():
+        changed = (
+            StagingArea.objects.filter(pk=area.pk).exclude(protected=protected).update(protected=protected)
+        )
+        if changed:
+            _write(area, "area_protected" if protected else "area_unprotected", actor)
+    area.protected = protected
+    return area
+
+
 def move_area(area: StagingArea, path: str | Path, actor: Actor) -> StagingArea:
     """Note that the directory of an area is now at `path`; its marker must have come along. No file is moved.
 

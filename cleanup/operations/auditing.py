@@ -38,6 +38,7 @@ from cleanup.engine.signing import (
     ring_file,
 )
 from cleanup.models import AuditCheckpoint, AuditEntry, AuditHead
+from cleanup.operations import reading
 from cleanup.operations.outcomes import NotFound
 from cleanup.stores import Actor, DatabaseAuditSink, entries, record
 from cleanup.stores.audit import micros
@@ -200,9 +201,9 @@ def verify_audit(
     Raises:
         AuditUnavailable: it cannot be checked: a file or the keys are out of reach.
     """
-    reading = _inspection(log=log, keys=keys, segments=segments, on_progress=on_progress)
-    reading.start()
-    report = reading.run()
+    inspection = _inspection(log=log, keys=keys, segments=segments, on_progress=on_progress)
+    inspection.start()
+    report = inspection.run()
     if report is None:
         raise AssertionError("nobody stops this reading")
     _note(report)
@@ -230,9 +231,7 @@ def _inspection(
 
 
 def _note(report: ChainReport) -> None:
-    AuditHead.objects.filter(pk=1).update(
-        verified_at=database_now(), verified_sound=report.sound, verifying=None
-    )
+    reading.note(report, database_now())
 
 
 def read_slice(length: timedelta, now: datetime | None = None) -> ChainReport | None:
@@ -247,11 +246,11 @@ def read_slice(length: timedelta, now: datetime | None = None) -> ChainReport | 
     begun = head.values_list("verifying", flat=True).first()
     if begun is None:
         return None
-    reading = _inspection()
+    inspection = _inspection(on_progress=reading.teller())
     until = time.monotonic() + length.total_seconds()
-    reading.start(begun)
-    report = reading.run(lambda: time.monotonic() >= until)
-    if not head.filter(verifying=begun).update(verifying=reading.number):
+    inspection.start(begun)
+    report = inspection.run(lambda: time.monotonic() >= until)
+    if not head.filter(verifying=begun).update(verifying=inspection.number):
         return None
     if report is not None:
         _note(report)
@@ -271,13 +270,22 @@ class Tended:
 
 
 def tend(length: timedelta) -> Tended:
-    """Seal what is due and go on with the nightly reading for `length`; trouble is said and logged."""
+    """Seal what is due and go on with the reading for `length`; trouble is said and logged.
+
+    What cannot be sealed may well be tampered with: a reading that somebody waits for goes on nevertheless.
+    """
     sealed = 0
     try:
         sealed = len(cut_checkpoints())
+    except (AuditInvalid, AuditUnavailable) as error:
+        logger.warning("the audit could not be sealed or read: %s", error)
+        if not reading.is_awaited():
+            return Tended(trouble=str(error))
+    try:
         return Tended(sealed=sealed, report=read_slice(length))
     except (AuditInvalid, AuditUnavailable) as error:
         logger.warning("the audit could not be sealed or read: %s", error)
+        reading.give_up(str(error))
         return Tended(sealed=sealed, trouble=str(error))
 
 

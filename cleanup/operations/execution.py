@@ -167,7 +167,8 @@ class _Execution:
     def planned(self, handle: AreaHandle | None, policy: Policy, now: datetime) -> Planned:
         policy_id, store = self.run.policy_version.policy_id, PlanWriter(self.run.pk, self.token)
         if handle is None:
-            return make_row_plan(policy, now=now, policy_id=policy_id, beat=self.beat, store=store)
+            rows = make_row_plan(policy, now=now, policy_id=policy_id, beat=self.beat, store=store)
+            return replace(rows, facts={**rows.facts, **_biggest(store)})
         area, facts = self.run.tree(), dict[str, Any]()
         if policy.rule == "orphan":
             facts = sight(handle, area, now=now, actor=self.actor, beat=self.beat).facts()
@@ -177,7 +178,7 @@ class _Execution:
         made = make_plan(
             policy, handle, area.pk, now=now, policy_id=policy_id, beat=self.beat, store=store, relief=relief
         )
-        return replace(made, facts={**facts, **made.facts})
+        return replace(made, facts={**facts, **made.facts, **_biggest(store)})
 
     def beat(self, count: int) -> None:
         """Keep the lease while a long walk goes on, and notice a stop; called more often than that is due."""
@@ -351,6 +352,12 @@ class _Execution:
         if final:
             data |= {name: getattr(run, name) for name in ("trashed", "skipped", "errors", "message")}
         self.feed.tell(data, final=final)
+
+
+def _biggest(store: PlanWriter) -> dict[str, Any]:
+    """The biggest items of the plan, for whoever is asked to approve it."""
+    found = [{"path": item.shown, "size": item.bytes} for item in store.biggest]
+    return {"biggest": found} if found else {}
 
 
 def _doubts(said: Mapping[str, str]) -> str:

@@ -19,9 +19,11 @@ from django.db.models.functions import Cast
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.errors import AreaRefused, PolicyInvalid
 from cleanup.engine.holds import Holds
+from cleanup.engine.listing import Looker
 from cleanup.engine.names import escape, is_below, unescape
 from cleanup.engine.scan import stat_of
 from cleanup.models import CleanupItem, Hold, ItemState, RetentionPolicy, StagedFile, StagingArea
+from cleanup.models.heads import HEAD, PathHead
 from cleanup.operations.areas import engine_hold, opened
 from cleanup.operations.explanations import (
     Explanation,
@@ -39,14 +41,21 @@ _RESTORABLE = (ItemState.TRASHED, ItemState.ERROR)
 #: Ways through the trash that are shown, the latest first.
 _SHOWN = 20
 
+#: Of so many ways of one path the latest are picked.
+_LOOKED_AT = 1_000
 
-def explain(path: str, *, area: StagingArea | None = None, now: datetime | None = None) -> Explanation:
+
+def explain(
+    path: str, *, area: StagingArea | None = None, now: datetime | None = None, thorough: bool = True
+) -> Explanation:
     """Say what is known about a path, and what every policy makes of it.
 
     Args:
         path: absolute, or below `area`; raw, or escaped as commands and pages show it. It need not exist.
         area: that holds it, for a path below it.
         now: the database's time unless given.
+        thorough: also what takes as long as there are files, or asks others: rules that compare files with
+            one another, verifiers, and the trash's bundles.
 
     Raises:
         OperationRefused: a relative path without an area, or one that leads out of it.
@@ -69,7 +78,7 @@ def explain(path: str, *, area: StagingArea | None = None, now: datetime | None 
         )
     if not is_below(below):
         raise OperationRefused(f"{path!r} does not stay below the area {area.name}")
-    return _Explaining(area, below, now or database_now()).explain()
+    return _Explaining(area, below, now or database_now(), thorough=thorough).explain()
 
 
 def _absolute(path: str) -> bytes:
@@ -109,8 +118,8 @@ def _kind(place: bytes) -> str:
 class _Explaining:
     """Explains one path of one area."""
 
-    def __init__(self, area: StagingArea, path: bytes, now: datetime) -> None:
-        self.area, self.path, self.now = area, path, now
+    def __init__(self, area: StagingArea, path: bytes, now: datetime, *, thorough: bool) -> None:
+        self.area, self.path, self.now, self.thorough = area, path, now, thorough
         self.shown = escape(path)
         self.notes: list[str] = []
 
@@ -118,15 +127,23 @@ class _Explaining:
         place = os.path.join(os.fsencode(self.area.path), self.path)
         holds = list(self.holds())
         policies = self.policies()
-        try:
-            size = os.lstat(place).st_size
-        except OSError:
-            size = 0
+        kind, size = self.standing()
         return Explanation(
-            path=escape(place), area=self.area.name, below=self.shown, kind=_kind(place), size=size,
+            path=escape(place), area=self.area.name, below=self.shown, kind=kind, size=size,
             holds=holds, policies=policies, registry=self.registry(), trash=list(self.trash()),
             notes=self.notes,
         )  # fmt: skip
+
+    def standing(self) -> tuple[str, int]:
+        """Kind and size. No link is followed on the way, so nothing is told of what lies outside."""
+        try:
+            with opened(self.area) as handle, Looker(handle) as looker:
+                found = looker.stat(self.path)
+        except AreaRefused:
+            return "unknown", 0
+        except OSError:
+            return "absent", 0
+        return found.kind, found.size
 
     def policies(self) -> list[PolicyExplained]:
         rows = RetentionPolicy.objects.filter(area=self.area).select_related("area")
@@ -140,7 +157,7 @@ class _Explaining:
             return []
 
     def policy(self, row: RetentionPolicy, handle: AreaHandle) -> PolicyExplained:
-        return Judging(row, self.area, handle, self.path, self.now).explain()
+        return Judging(row, self.area, handle, self.path, self.now, thorough=self.thorough).explain()
 
     def holds(self) -> Iterator[HoldExplained]:
         """The holds that keep it now."""
@@ -154,7 +171,10 @@ class _Explaining:
                 )  # fmt: skip
 
     def registry(self) -> dict[str, Any] | None:
-        row = StagedFile.all_objects.filter(area=self.area, path=self.shown).order_by("-created_at").first()
+        found: Any = StagedFile.all_objects
+        rows = found.filter(area=self.area, path=self.shown)
+        # Each half has an index of its own.
+        row = rows.alive().first() or rows.deleted().order_by("-deleted_at").first()
         if row is None:
             return None
         return {
@@ -165,8 +185,9 @@ class _Explaining:
     def trash(self) -> Iterator[TrashExplained]:
         """Its ways through the trash, the latest first."""
         rows = CleanupItem.objects.filter(area=self.area)
-        own = list(rows.filter(path=self.shown).order_by("-changed_at")[:_SHOWN])
-        for item in own or self.as_member(rows):
+        head = rows.annotate(head=PathHead("path")).filter(head=self.shown[:HEAD], path=self.shown)
+        own = sorted(head[:_LOOKED_AT], key=lambda item: item.changed_at, reverse=True)[:_SHOWN]
+        for item in own or (self.as_member(rows) if self.thorough else ()):
             back = item.state in _RESTORABLE and bool(item.trash_id)
             yield TrashExplained(
                 item=str(item.pk), state=item.state, reason=item.reason, detail=item.detail,

@@ -79,7 +79,7 @@ class Explanation:
     area: str | None = None
     #: Below the area, escaped.
     below: str = ""
-    #: `file`, `dir`, `symlink`, `other`, or `absent`.
+    #: `file`, `dir`, `symlink`, `other`, `absent`, or `unknown`: the area cannot be opened.
     kind: str = "absent"
     size: int = 0
     holds: list[HoldExplained] = field(default_factory=list)

@@ -56,6 +56,14 @@ _TROUBLE = (
 )
 
 
+#: The reason of a policy that needs a look at the whole area, where only the path was to be looked at.
+NOT_JUDGED = "not_judged"
+
+
+def _compares(rules: Policy) -> bool:
+    return not rules.alone or rules.rule == "orphan"
+
+
 def _time(ns: int) -> str:
     return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat()
 
@@ -74,7 +82,7 @@ class _Caught:
             self.path.startswith(path + b"/")
         )  # fmt: skip
 
-    def kept(self, path: bytes, reason: Reason, detail: str) -> None:
+    def kept(self, path: bytes, reason: Reason, detail: str, size: int = 0) -> None:
         if self.concerns(path):
             self.reason, self.detail = reason, detail
 
@@ -92,10 +100,18 @@ class Judging:
     """One policy and one path."""
 
     def __init__(
-        self, row: RetentionPolicy, area: StagingArea, handle: AreaHandle, path: bytes, now: datetime
+        self,
+        row: RetentionPolicy,
+        area: StagingArea,
+        handle: AreaHandle,
+        path: bytes,
+        now: datetime,
+        *,
+        thorough: bool = True,
     ) -> None:
-        """Take the open area and a path below it."""
+        """Take the open area and a path below it; unless `thorough`, nothing but the path is looked at."""
         self.row, self.area, self.handle, self.path, self.now = row, area, handle, path, now
+        self.thorough = thorough
         self.caught = _Caught(path)
         self.candidate: Candidate | None = None
         self.thing: Thing | None = None
@@ -107,6 +123,8 @@ class Judging:
             rules = engine_policy(self.row)
         except PolicyInvalid as error:
             return self.refused("policy_invalid", "the policy could not be obeyed", error)
+        if not self.thorough and _compares(rules):
+            return self.refused(NOT_JUDGED, "it compares the files of the area with one another", "")
         try:
             self.judge(msgspec.structs.replace(rules, verifiers=()))
         except EngineError as error:
@@ -116,7 +134,7 @@ class Judging:
         checked = self.verified(rules)
         return self.answer(rules, checked)
 
-    def refused(self, code: str, meaning: str, error: Exception) -> PolicyExplained:
+    def refused(self, code: str, meaning: str, error: Exception | str) -> PolicyExplained:
         return PolicyExplained(
             policy=self.row.name, rule=self.row.rule, mode=self.row.mode, goes=False, reason=code,
             meaning=meaning, detail=str(error), conditions=self.conditions, obstacles=self.obstacles(),
@@ -127,7 +145,7 @@ class Judging:
         """Plan, listening for the path."""
         caught = self.caught
         self.candidate = find(self.handle, self.path, policy=rules, on_skip=caught.kept)
-        if not rules.alone or rules.rule == "orphan":
+        if _compares(rules):
             make_plan(
                 rules, self.handle, self.area.pk, now=self.now, policy_id=None, store=caught.store,
                 on_kept=caught.kept,
@@ -265,6 +283,9 @@ class Judging:
         """Ask the verifiers about what would go with the path; None if there is none, or nothing to ask."""
         item = self.caught.item or self.as_item(rules)
         if not rules.verifiers or item is None:
+            return None
+        if not self.thorough:
+            self.conditions.append(self.note("verifiers", "not asked yet"))
             return None
         try:
             with asking(rules.verifiers, policy=rules.name, area=self.handle, counted=False) as ask:

@@ -6,17 +6,19 @@ many names held, never too few. It lists exact paths and is shown, and released,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from django.db import transaction
 
-from cleanup.engine.expiry import companion_name
+from cleanup.engine.expiry import RESULT_SUFFIX, companion_name
 from cleanup.engine.holds import pack_paths
 from cleanup.engine.names import escape, unescape
 from cleanup.models import CleanupItem, Hold, PolicyVersion, StagingArea
 from cleanup.operations.areas import release
+from cleanup.operations.outcomes import OperationRefused
 from cleanup.operations.policies import policy_of
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.sql import chunks, database_now
@@ -24,8 +26,32 @@ from cleanup.stores.sql import chunks, database_now
 #: Who made the hold; the reason names the person who restored.
 MAKER = "restore"
 
+_RESULT = RESULT_SUFFIX.decode()
 
-def keep_restored(area: StagingArea, ids: Sequence[UUID], actor: Actor, *, to: str | None) -> Hold | None:
+
+def check_rename(rename: str) -> None:
+    """Refuse what cannot be added to a name.
+
+    Raises:
+        OperationRefused: it holds a slash or a character that is not printable.
+    """
+    if rename and ("/" in rename or "\\" in rename or not rename.isprintable()):
+        raise OperationRefused(f"{rename!r} cannot be a part of a name")
+
+
+def renamed(path: str, rename: str) -> str:
+    """The escaped path beside `path` for a file whose name is taken: `a/b.txt` becomes `a/b.<rename>.txt`."""
+    directory, slash, name = path.rpartition("/")
+    if name.endswith(_RESULT):
+        stem, ending = name.removesuffix(_RESULT), _RESULT
+    else:
+        stem, ending = os.path.splitext(name)
+    return f"{directory}{slash}{stem}.{rename}{ending}"
+
+
+def keep_restored(
+    area: StagingArea, ids: Sequence[UUID], actor: Actor, *, to: str | None, rename: str = ""
+) -> Hold | None:
     """Hold the names to which items are about to be restored; None if their grace period is zero.
 
     Args:
@@ -33,6 +59,7 @@ def keep_restored(area: StagingArea, ids: Sequence[UUID], actor: Actor, *, to: s
         ids: of the items.
         actor: who restores.
         to: the name that one item is given, instead of its old one.
+        rename: what is added to names that are taken: both names are held.
     """
     paths, grace = _paths_and_grace(ids)
     if not paths or grace <= timedelta(0):
@@ -40,6 +67,10 @@ def keep_restored(area: StagingArea, ids: Sequence[UUID], actor: Actor, *, to: s
     if to is not None:
         companion = companion_name(unescape(to))
         paths = {to} if companion is None else {to, escape(companion)}
+    elif rename:
+        others = {renamed(path, rename) for path in paths}
+        companions = filter(None, (companion_name(unescape(path)) for path in others))
+        paths |= others | {escape(name) for name in companions}
     now = database_now()
     with transaction.atomic():
         made = Hold.objects.create(

@@ -65,6 +65,7 @@ def make_plan(
     store: Store | None = None,
     relief: Relief | None = None,
     on_kept: OnKept | None = None,
+    survey: bool = False,
 ) -> Planned:
     """Plan what `policy` would do in an open area at `now`.
 
@@ -78,7 +79,8 @@ def make_plan(
         beat: called every few thousand candidates with their number; what it raises ends the planning.
         store: takes the items while they are found; without it the plan holds them.
         relief: what purging the trash of an area that is too full has come to; None: nothing was purged.
-        on_kept: told of everything that stays.
+        on_kept: told of everything that stays, unless a sieve has only counted it.
+        survey: for people who only look: every file is told of, and no answer of a verifier is counted.
 
     Raises:
         PolicyInvalid: the policy cannot be obeyed.
@@ -87,13 +89,14 @@ def make_plan(
         EngineError: see `build_plan`.
     """
     skips, kept_items = _Skipped(on_kept), _Examples(limit, on_kept)
-    sieve = sieve_for(policy, now=now, show=limit)
+    sieve = None if survey else sieve_for(policy, now=now, show=limit)
     if sieve is not None:
         sieve.on_count = beat
     candidates, files = _candidates(policy, handle, area_id, now=now, skips=skips, beat=beat, sieve=sieve)
     relief = _relief(policy, area_id, relief, now=now)
-    # Only a run beats; a preview writes nothing, and so counts no answers.
-    with asking(policy.verifiers, policy=policy.name, area=handle, counted=beat is not None) as ask:
+    # Of those who only look, none beats but a survey.
+    counted = beat is not None and not survey
+    with asking(policy.verifiers, policy=policy.name, area=handle, counted=counted) as ask:
         plan = build_plan(
             policy,
             candidates if beat is None else _beating(candidates, beat),
@@ -168,14 +171,14 @@ class _Examples:
     def __init__(self, limit: int, on_kept: OnKept | None) -> None:
         self.limit, self.found, self.on_kept = limit, list[PreviewFile](), on_kept
 
-    def __call__(self, path: bytes, reason: Reason, detail: str) -> None:
-        self.list(path, reason, detail)
+    def __call__(self, path: bytes, reason: Reason, detail: str, size: int) -> None:
+        self.list(path, reason, detail, size)
         if self.on_kept is not None:
-            self.on_kept(path, reason, detail)
+            self.on_kept(path, reason, detail, size)
 
-    def list(self, path: bytes, reason: Reason, detail: str) -> None:
+    def list(self, path: bytes, reason: Reason, detail: str, size: int = 0) -> None:
         if len(self.found) < self.limit:
-            self.found.append(PreviewFile(path=escape(path), size=0, reason=str(reason), detail=detail))
+            self.found.append(PreviewFile(path=escape(path), size=size, reason=str(reason), detail=detail))
 
 
 class _Skipped(Skips):
@@ -188,7 +191,7 @@ class _Skipped(Skips):
     def __call__(self, path: bytes, reason: Reason, detail: str) -> None:
         super().__call__(path, reason, detail)
         if self.on_kept is not None:
-            self.on_kept(path, reason, detail)
+            self.on_kept(path, reason, detail, 0)
 
 
 def _beating(candidates: Iterable[Candidate], beat: Beat) -> Iterator[Candidate]:

@@ -111,15 +111,31 @@ def policy_of(version: PolicyVersion) -> Policy:
     return policy_from_json(json.dumps(version.document))
 
 
-def save_policy(policy: RetentionPolicy, actor: Actor) -> PolicyVersion:
-    """Save a policy and make its next version. What is in the trash keeps the grace it was promised.
+def check_policy(policy: RetentionPolicy) -> dict[str, Any]:
+    """Say yes to a policy that could be saved, and return the document that its version would hold.
 
     Raises:
         PolicyInvalid: it could not be obeyed.
         OperationRefused: the name is taken or no name, or a field is out of range.
     """
-    document = json.loads(policy_to_json(engine_policy(policy)))
+    document: dict[str, Any] = json.loads(policy_to_json(engine_policy(policy)))
     _validate(policy)
+    return document
+
+
+def save_policy(policy: RetentionPolicy, actor: Actor, *, note: str = "") -> PolicyVersion:
+    """Save a policy and make its next version. What is in the trash keeps the grace it was promised.
+
+    Args:
+        policy: as it is to be.
+        actor: who saves it.
+        note: what is to be said of it in the audit, beside a change of its mode.
+
+    Raises:
+        PolicyInvalid: it could not be obeyed.
+        OperationRefused: the name is taken or no name, or a field is out of range.
+    """
+    document = check_policy(policy)
     now = database_now()
     with transaction.atomic():
         # Locked, for a tick may be claiming it: a due time that was read before must not come back.
@@ -128,11 +144,17 @@ def save_policy(policy: RetentionPolicy, actor: Actor) -> PolicyVersion:
         policy.save()
         number = (policy.versions.aggregate(last=Max("number"))["last"] or 0) + 1
         version = PolicyVersion.objects.create(
-            policy=policy, number=number, document=document, created_by=actor.name[:150]
+            policy=policy,
+            number=number,
+            document=document,
+            created_by=actor.name[:150],
+            schedule=policy.schedule,
+            catch_up=policy.catch_up,
         )
         entry = record(
             actor, "policy_saved", now=now, area=policy.scope, policy_version=version_label(version),
-            evidence=document, reason=_turned(stored, policy),
+            evidence=document,
+            reason="; ".join(filter(None, [_turned(stored, policy), note])) or None,
         )  # fmt: skip
         DatabaseAuditSink().write([entry])
         ask_now(policy=policy)

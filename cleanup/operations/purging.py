@@ -68,6 +68,8 @@ class _Order:
     due_at: datetime | None
     #: The disk is full: what an item was promised then is its floor, which may be shorter than its grace.
     under_pressure: bool = False
+    #: Said in the audit with each item.
+    evidence: Mapping[str, str] | None = None
 
     def claims(self) -> list[dict[str, Any]]:
         """Conditions of which an item has to meet one."""
@@ -198,8 +200,12 @@ def _enough(sizes: Sequence[int], wanted: int | None) -> int:
     return next((number for number, total in enumerate(sums, 1) if total >= wanted), len(sizes))
 
 
-def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> PurgeReport:
+def purge_now(
+    item_ids: Collection[UUID], *, reason: str, actor: Actor, evidence: Mapping[str, str] | None = None
+) -> PurgeReport:
     """Purge items before their grace is over. Holds and verifiers still keep them.
+
+    With each item the audit says `evidence`.
 
     Raises:
         OperationRefused: no reason is given.
@@ -207,7 +213,7 @@ def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> Purge
     """
     if not reason.strip():
         raise OperationRefused("purging before the end of the grace period needs a reason")
-    order = _Order(actor=actor, reason=reason, due_at=None)
+    order = _Order(actor=actor, reason=reason, due_at=None, evidence=evidence)
     report, clearing = PurgeReport(), Clearing(now=database_now(), by_person=True)
     for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
@@ -216,8 +222,10 @@ def purge_now(item_ids: Collection[UUID], *, reason: str, actor: Actor) -> Purge
     return report
 
 
-def extend_grace(item_ids: Collection[UUID], *, by: timedelta, actor: Actor) -> int:
-    """Keep items in the trash for longer; return how many.
+def extend_grace(
+    item_ids: Collection[UUID], *, by: timedelta, actor: Actor, evidence: Mapping[str, str] | None = None
+) -> int:
+    """Keep items in the trash for longer; return how many. With each the audit says `evidence`.
 
     Raises:
         OperationRefused: `by` is not above zero: a grace is never shortened.
@@ -228,11 +236,13 @@ def extend_grace(item_ids: Collection[UUID], *, by: timedelta, actor: Actor) -> 
     for area, ids in _by_area(item_ids).items():
         for part in chunks(ids, _BATCH):
             with transaction.atomic():
-                extended += _extend_part(area, part, by, actor)
+                extended += _extend_part(area, part, by, actor, evidence or {})
     return extended
 
 
-def _extend_part(area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: Actor) -> int:
+def _extend_part(
+    area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: Actor, said: Mapping[str, str]
+) -> int:
     now, found = database_now(), list[UUID]()
     for chunk in chunks(ids):
         rows = CleanupItem.objects.filter(pk__in=chunk, state=ItemState.TRASHED).order_by()
@@ -240,7 +250,7 @@ def _extend_part(area: StagingArea, ids: Sequence[UUID], by: timedelta, actor: A
         later = CleanupItem.objects.filter(pk__in=locked_ids)
         later.update(purge_after=F("purge_after") + by, purge_floor=F("purge_floor") + by, changed_at=now)
         found += locked_ids
-    evidence = {"seconds": int(by.total_seconds())}
+    evidence = {"seconds": int(by.total_seconds()), **said}
     rows_now = load(found, area=area)
     follow_grace(area.pk, rows_now)
     scribe = _Scribe(area, actor, now)
@@ -268,7 +278,7 @@ def _purge_part(
         crash_point("run.after_purge_intent")
         done = purge_batch(handle, [row.trash_id for row in rows]) if rows else []
         crash_point("run.after_purge")
-        _commit(area, rows, done, order.actor, order.reason, evidence=cleared.evidence)
+        _commit(area, rows, done, order, evidence=cleared.evidence)
     for row, purged in zip(rows, done, strict=True):
         _add(report, row, purged)
     return report
@@ -308,8 +318,7 @@ def _commit(
     area: StagingArea,
     rows: Sequence[CleanupItem],
     done: Sequence[Purged],
-    actor: Actor,
-    reason: str,
+    order: _Order,
     *,
     evidence: Mapping[UUID, Mapping[str, str]] | None = None,
 ) -> None:
@@ -328,13 +337,13 @@ def _commit(
             total = totals[names[row.run_id]]
             total[0] += len(row.members)
             total[1] += purged.bytes
-    scribe, said = _Scribe(area, actor, now), evidence or {}
+    scribe, said = _Scribe(area, order.actor, now), evidence or {}
     entries = [
         scribe.entry(
             row,
             _ACTIONS[purged.outcome],
-            reason=purged.detail or reason,
-            evidence=_said(said.get(row.id)) if said else None,
+            reason=purged.detail or order.reason,
+            evidence=_said(said.get(row.id), order.evidence) if said or order.evidence else None,
         )
         for row, purged in zip(rows, done, strict=True)
     ]
@@ -349,8 +358,8 @@ def _commit(
         DatabaseAuditSink().write(entries)
 
 
-def _said(verifiers: Mapping[str, str] | None) -> dict[str, Any]:
-    return {"verifiers": dict(verifiers)} if verifiers else {}
+def _said(verifiers: Mapping[str, str] | None, besides: Mapping[str, str] | None) -> dict[str, Any]:
+    return {**(besides or {}), **({"verifiers": dict(verifiers)} if verifiers else {})}
 
 
 _ACTIONS = {"purged": "purged", "lost": "lost", "error": "purge_error"}
@@ -386,7 +395,8 @@ def finish_purges(handle: AreaHandle, area: StagingArea, actor: Actor) -> int:
     finished = 0
     for part in chunks(list(ids), _BATCH):
         rows = load(part, area=area)
-        _commit(area, rows, _finish(handle, rows), actor, "after a crash")
+        order = _Order(actor=actor, reason="after a crash", due_at=None)
+        _commit(area, rows, _finish(handle, rows), order)
         tidy_batches(handle, rows)
         finished += len(rows)
     return finished

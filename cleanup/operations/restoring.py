@@ -10,7 +10,7 @@ worker, or the next tick, finishes it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -24,6 +24,7 @@ from cleanup.engine.audit import AuditRecord
 from cleanup.engine.errors import AreaBusy, AreaRefused, ManifestInvalid, PolicyInvalid
 from cleanup.engine.expiry import companion_name
 from cleanup.engine.faults import crash_point
+from cleanup.engine.listing import Looker
 from cleanup.engine.names import escape, is_below, is_internal, unescape
 from cleanup.engine.plan import PlanItem
 from cleanup.engine.states import Decision, InTrash, ItemState, Observation, recover
@@ -31,7 +32,7 @@ from cleanup.engine.trash import Restored, observe, observe_all, restore_batch
 from cleanup.engine.trash import restore as engine_restore
 from cleanup.models import CleanupItem, StagingArea
 from cleanup.operations.areas import locked, opened
-from cleanup.operations.keeping import keep_restored, narrow
+from cleanup.operations.keeping import check_rename, keep_restored, narrow, renamed
 from cleanup.operations.outcomes import Conflict, OperationRefused, RestoreReport
 from cleanup.operations.purging import tidy_batches
 from cleanup.operations.runs import send
@@ -74,22 +75,53 @@ class _Done:
     restored: Restored
 
 
-def restore(item_ids: Collection[UUID], *, actor: Actor, to: str | None = None) -> RestoreReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """How a person wants items back."""
+
+    actor: Actor
+    #: Another path, for one item; None: the old ones.
+    to: str | None = None
+    #: Added to the name of an item whose old name is taken; empty: it stays in the trash.
+    rename: str = ""
+    #: Said in the audit with each item.
+    evidence: Mapping[str, str]
+
+
+def restore(
+    item_ids: Collection[UUID],
+    *,
+    actor: Actor,
+    to: str | None = None,
+    rename: str = "",
+    evidence: Mapping[str, str] | None = None,
+) -> RestoreReport:
     """Bring items back under their old names, or one item under the escaped path `to` below its area.
 
-    Items that are not in the trash are passed over. A taken name is a conflict: the item stays in the trash.
-    What could not be made durable is an error in the report, and left to recovery.
+    Items that are not in the trash are passed over. A taken name is a conflict: the item stays in the trash,
+    or comes back under another name (`renamed`) if `rename` is given and that one is free. What could not be
+    made durable is an error in the report, and left to recovery.
+
+    Args:
+        item_ids: of any areas.
+        actor: who wants it.
+        to: another path, for one item.
+        rename: what is added to taken names.
+        evidence: said in the audit with each item.
 
     Raises:
-        OperationRefused: `to` is given for more than one item, or is no place below the area.
+        OperationRefused: `to` is given for more than one item, or is no place below the area; `rename`
+            cannot be a part of a name.
         AreaRefused, AreaBusy: an area cannot be worked in; items of areas before it are back.
     """
     report = RestoreReport()
     if to is not None:
         _check_target(item_ids, to)
+    check_rename(rename)
+    wish = _Wish(actor=actor, to=to, rename=rename, evidence=evidence or {})
     for area, ids in _by_area(item_ids).items():
         with opened(area) as handle:
-            _restore_in(handle, area, ids, actor, to, report)
+            _restore_in(handle, area, ids, wish, report)
     return report
 
 
@@ -117,6 +149,20 @@ def _queue_part(area: StagingArea, ids: Sequence[UUID], actor: Actor) -> int:
     return claimed
 
 
+def taken_names(item_ids: Collection[UUID]) -> list[str]:
+    """The old names that other files have now, of items that could be restored; a look, for few items.
+
+    Raises:
+        AreaRefused, OSError: an area cannot be looked at.
+    """
+    taken: list[str] = []
+    for area, ids in _by_area(item_ids).items():
+        with opened(area) as handle, Looker(handle) as looker:
+            paths = [member["path"] for row in load(ids, area=area) for member in row.members]
+            taken += [path for path in paths if not looker.is_gone(unescape(path))]
+    return taken
+
+
 def is_waiting() -> bool:
     """Whether a restore was queued, or interrupted, and is not finished."""
     return CleanupItem.objects.filter(state=ItemState.RESTORING).exists()
@@ -126,24 +172,24 @@ def _restore_in(
     handle: AreaHandle,
     area: StagingArea,
     ids: Sequence[UUID],
-    actor: Actor,
-    to: str | None,
+    wish: _Wish,
     report: RestoreReport,
 ) -> None:
-    kept, back = keep_restored(area, ids, actor, to=to), list[str]()
+    kept, back = keep_restored(area, ids, wish.actor, to=wish.to, rename=wish.rename), list[str]()
     for part in chunks(ids, _BATCH):
         try:
             with locked(handle):
-                done = _restore_part(handle, area, part, actor, to)
+                done = _restore_part(handle, area, part, wish)
         except AreaBusy:
-            narrow(kept, back, actor)
+            narrow(kept, back, wish.actor)
             raise
         except OSError as error:
             report.errors.append(f"area {area.name}: {error}; recovery will finish what was begun")
             return
         _report(done, report)
-        back += [path for one in done if one.restored.outcome == "restored" for path in _paths(one.row, to)]
-    narrow(kept, back, actor)
+        went = (one.row for one in done if one.restored.outcome == "restored")
+        back += [path for row in went for path in _paths(row, row.restore_to or None)]
+    narrow(kept, back, wish.actor)
 
 
 def _paths(row: CleanupItem, to: str | None) -> list[str]:
@@ -172,10 +218,8 @@ def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
     return {areas[area_id]: ids for area_id, ids in found.items()}
 
 
-def _restore_part(
-    handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], actor: Actor, to: str | None
-) -> list[_Done]:
-    now = database_now()
+def _restore_part(handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], wish: _Wish) -> list[_Done]:
+    now, to = database_now(), wish.to
     with transaction.atomic():
         before = {
             pk: state for state in _RESTORABLE for pk in claim_rows(ids, state, ItemState.RESTORING, now=now)
@@ -184,12 +228,28 @@ def _restore_part(
             CleanupItem.objects.filter(pk__in=before).update(restore_to=to)
     rows = load(before, area=area)
     restored = [_restore_to(handle, row, to) for row in rows] if to else _restore_rows(handle, rows)
+    if wish.rename:
+        restored = _restore_renamed(handle, rows, restored, wish.rename)
     done = [
         _Done(row=row, before=before[row.pk], restored=one) for row, one in zip(rows, restored, strict=True)
     ]
     crash_point("restore.before_commit")
-    _commit(area, done, actor)
+    _commit(area, done, wish.actor, wish.evidence)
     return done
+
+
+def _restore_renamed(
+    handle: AreaHandle, rows: Sequence[CleanupItem], restored: Sequence[Restored], rename: str
+) -> list[Restored]:
+    """Try those whose names are taken again under others. The rows say so first: a crash may come."""
+    taken = [row for row, one in zip(rows, restored, strict=True) if one.outcome == "conflict"]
+    for row in taken:
+        row.restore_to = renamed(row.path, rename)
+    CleanupItem.objects.bulk_update(taken, ["restore_to"], batch_size=500)
+    return [
+        _restore_to(handle, row, row.restore_to) if one.outcome == "conflict" else one
+        for row, one in zip(rows, restored, strict=True)
+    ]
 
 
 def _restore_rows(handle: AreaHandle, rows: Sequence[CleanupItem]) -> list[Restored]:
@@ -203,17 +263,20 @@ def _restore_to(handle: AreaHandle, row: CleanupItem, to: str) -> Restored:
         return Restored("error", row.path, str(error))
 
 
-def _commit(area: StagingArea, done: Sequence[_Done], actor: Actor) -> None:
+def _commit(
+    area: StagingArea, done: Sequence[_Done], actor: Actor, evidence: Mapping[str, str] | None = None
+) -> None:
     """Write the outcomes: rows, totals and audit entries together."""
     now = database_now()
     with transaction.atomic():
         for (state, detail), ids in _by_fate(done).items():
             move_rows(ids, ItemState.RESTORING, state, now=now, restore_to="", detail=detail)
         for name, rows in _by_policy(one.row for one in done if one.restored.outcome == "restored").items():
-            add_totals(area.name, name, files_restored=files_of(rows))
+            size = sum(row.size for row in rows)
+            add_totals(area.name, name, files_restored=files_of(rows), bytes_restored=size)
         back = [one.row for one in done if one.restored.outcome == "restored"]
         follow_restored(area.pk, ((row, _paths(row, row.restore_to or None)) for row in back))
-        DatabaseAuditSink().write([_entry(area, one, actor, now) for one in done])
+        DatabaseAuditSink().write([_entry(area, one, actor, now, evidence or {}) for one in done])
 
 
 def _by_fate(done: Sequence[_Done]) -> dict[tuple[ItemState, str], list[UUID]]:
@@ -232,10 +295,12 @@ def _by_policy(rows: Iterable[CleanupItem]) -> dict[str, list[CleanupItem]]:
     return found
 
 
-def _entry(area: StagingArea, one: _Done, actor: Actor, now: datetime) -> AuditRecord:
+def _entry(
+    area: StagingArea, one: _Done, actor: Actor, now: datetime, said: Mapping[str, str]
+) -> AuditRecord:
     row, restored = one.row, one.restored
     action = restored.outcome if restored.outcome in ("restored", "lost") else f"restore_{restored.outcome}"
-    evidence = {"trash": row.trash_id}
+    evidence = {"trash": row.trash_id, **said}
     if restored.path and restored.path != row.path:
         evidence["to"] = restored.path
     return record(

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import msgspec
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from cleanup import models
 from cleanup.engine.audit import GENESIS, AuditEntry, AuditRecord, canonical, seal
@@ -177,6 +178,11 @@ def _evidence(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError, AuditInvalid):
         pass
     return {"not canonical": ascii(text)}
+
+
+def sealed(rows: QuerySet[models.AuditEntry]) -> Iterator[AuditEntry]:
+    """The entries of some rows, as they were hashed."""
+    return map(_entry, rows.values_list(*_FIELDS))
 
 
 def entries(*, after: int | None = None, up_to: int | None = None) -> Iterator[AuditEntry]:

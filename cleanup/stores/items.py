@@ -19,12 +19,20 @@ import msgspec
 from django.db import DEFAULT_DB_ALIAS, connection, models
 from django.db.models import F, QuerySet
 from django.db.models.base import ModelState
+from django.utils.timezone import localdate
 
 from cleanup.engine.names import escape, unescape
 from cleanup.engine.plan import Member, PlanItem
 from cleanup.engine.reasons import Reason
 from cleanup.engine.states import ItemState, can_move
-from cleanup.models import CleanupItem, CleanupRun, CleanupTotal, PolicyVersion, StagingArea
+from cleanup.models import (
+    CleanupItem,
+    CleanupRun,
+    CleanupTotal,
+    DailyTotal,
+    PolicyVersion,
+    StagingArea,
+)
 from cleanup.stores.registry import follow_trashed
 from cleanup.stores.sql import among, as_time, as_uuid, insert_rows, is_postgresql, time_of, uuid_of
 
@@ -219,11 +227,13 @@ def _made(
 
 
 def add_totals(area: str, policy: str, **counts: int) -> None:
-    """Add to the counters of one area and policy that outlast every process."""
+    """Add to the counters of one area and policy that outlast every process, and to those of this day."""
+    day = localdate()
     CleanupTotal.objects.get_or_create(area=area, policy=policy)
-    CleanupTotal.objects.filter(area=area, policy=policy).update(
-        **{name: F(name) + count for name, count in counts.items()}
-    )
+    DailyTotal.objects.get_or_create(area=area, day=day)
+    changes = {name: F(name) + count for name, count in counts.items()}
+    CleanupTotal.objects.filter(area=area, policy=policy).update(**changes)
+    DailyTotal.objects.filter(area=area, day=day).update(**changes)
 
 
 def policy_name(row: CleanupItem) -> str:

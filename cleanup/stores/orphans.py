@@ -34,6 +34,27 @@ def stored(area_id: int, kind: Kind) -> Iterator[Sighting]:
             yield from decode_sightings(bytes(body))
 
 
+def page(
+    area_id: int, kind: Kind, *, batch: int = 0, start: int = 0, size: int = 100
+) -> tuple[list[Sighting], tuple[int, int] | None]:
+    """Return a page of what the last scan saw, and the batch and place at which the next one begins.
+
+    One batch is unpacked, or two where they meet, however many there are.
+    """
+    batches = OrphanBatch.objects.filter(area_id=area_id, kind=kind, number__gte=batch).order_by("number")
+    found = list[Sighting]()
+    for number, body in batches.values_list("number", "body")[:2]:
+        seen = decode_sightings(bytes(body))
+        first = start if number == batch else 0
+        part = seen[first : first + size - len(found)]
+        found += part
+        if first + len(part) < len(seen):
+            return found, (number, first + len(part))
+    last = batch + 2
+    more = OrphanBatch.objects.filter(area_id=area_id, kind=kind, number=last).exists()
+    return found, ((last, 0) if more else None)
+
+
 def scanned(area_id: int, kind: Kind) -> OrphanBatch | None:
     """The first batch of the last scan, without its body; None if the area was never scanned."""
     return OrphanBatch.objects.filter(area_id=area_id, kind=kind, number=0).defer("body").first()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from heapq import nlargest
+from operator import attrgetter
 from uuid import UUID
 
 from django.db import transaction
@@ -26,6 +28,9 @@ from cleanup.stores.sql import database_now
 #: An intent that no outcome has settled.
 OPEN = Q(intent_at__isnull=False, settled_at__isnull=True)
 
+#: Items of a plan that are remembered as its biggest.
+BIGGEST = 20
+
 #: Batches written in one transaction: few enough to be small in memory, many enough to make commits rare.
 _TOGETHER = 8
 
@@ -40,6 +45,8 @@ class PlanWriter:
     def __init__(self, run_id: UUID, token: int) -> None:
         """Write for the holder of `token`."""
         self.run_id, self.token = run_id, token
+        #: Of the plan that was written last.
+        self.biggest: list[PlanItem] = []
 
     def __call__(self, items: Iterable[PlanItem]) -> Tally:
         """Store all of `items`.
@@ -51,7 +58,9 @@ class PlanWriter:
             advance(self.run_id, self.token, now=database_now())
             PlanBatch.objects.filter(run_id=self.run_id).delete()
         counting, waiting = Counting(), list[PlanBatch]()
+        self.biggest = []
         for number, batch in enumerate(_cut(items, conf().batch_size)):
+            self.biggest = nlargest(BIGGEST, [*self.biggest, *batch], key=attrgetter("bytes"))
             body = squeeze(counting.add(batch))
             waiting.append(PlanBatch(run_id=self.run_id, number=number, items=len(batch), body=body))
             if len(waiting) == _TOGETHER:

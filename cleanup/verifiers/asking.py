@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +28,7 @@ from cleanup.engine.errors import PolicyInvalid, VerifierFailed
 from cleanup.engine.verify import Answer, Checked, Deadline, Finding, Subject, Verifier, ask
 from cleanup.models import StagedFile
 from cleanup.stores.sql import chunks
+from cleanup.verifiers.checks import note_of_run
 from cleanup.verifiers.kinds import Surroundings
 from cleanup.verifiers.specifications import Specification, build, canonical, parse
 from cleanup.verifiers.totals import add_answers
@@ -87,7 +90,7 @@ class Asker:
         #: By verifier what it said first when it could not tell, for who wonders why nothing went.
         self.doubts: dict[str, str] = {}
         self.asked = [
-            _Asked(verifier, *_kind_and_canaries(verifier.name))
+            _Asked(verifier, *kind_and_canaries(verifier.name))
             for verifier in build(specifications, Surroundings(area=area))
         ]
         self.digests = any("{sha256}" in asked.name for asked in self.asked)
@@ -109,14 +112,18 @@ class Asker:
             VerifierFailed: one gave another answer, or none.
         """
         for asked in self.asked:
-            subjects = [subject for subject, _ in asked.canaries]
-            for (subject, wanted), found in zip(asked.canaries, self._ask([asked], subjects), strict=True):
-                if found.answer is not wanted:
-                    said = found.evidence[asked.name]
-                    raise VerifierFailed(
-                        f"verifier {asked.name} cannot be trusted: its canary {subject.task_id} "
-                        f"must {wanted}, and it said {said}"
-                    )
+            if not asked.canaries:
+                continue
+            began = time.monotonic()
+            wrong = wrong_canary(asked.name, asked.canaries, partial(self._ask, [asked]))
+            if self.counted:
+                self._note_canaries(asked.name, wrong, time.monotonic() - began)
+            if wrong:
+                raise VerifierFailed(f"verifier {asked.name} cannot be trusted: {wrong}")
+
+    def _note_canaries(self, name: str, wrong: str, seconds: float) -> None:
+        asked_by = f"policy {self.policy}" if self.policy else ""
+        note_of_run(name, sound=not wrong, detail=wrong, seconds=seconds, asked_by=asked_by)
 
     def _ask(self, asked: Sequence[Verifier], subjects: Sequence[Subject]) -> list[Checked]:
         return ask(asked, subjects, on_error=_log, deadline=Deadline(conf().verifier_batch_timeout))
@@ -135,7 +142,8 @@ class Asker:
             add_answers(f"{self.policy}/{asked.kind}" if self.policy else asked.kind, answers)
 
 
-def _kind_and_canaries(name: str) -> tuple[str, list[tuple[Subject, Answer]]]:
+def kind_and_canaries(name: str) -> tuple[str, list[tuple[Subject, Answer]]]:
+    """The kind of a verifier, and what it must answer about whom."""
     kind, options = parse(name)
     wanted = {"canary_present": Answer.PASS, "canary_absent": Answer.FAIL}
     return kind, [
@@ -143,6 +151,19 @@ def _kind_and_canaries(name: str) -> tuple[str, list[tuple[Subject, Answer]]]:
         for option, answer in wanted.items()
         if options.get(option)
     ]
+
+
+def wrong_canary(
+    name: str,
+    canaries: Sequence[tuple[Subject, Answer]],
+    ask: Callable[[Sequence[Subject]], Sequence[Checked]],
+) -> str:
+    """Ask the canaries of a verifier; return what is wrong with an answer, or nothing."""
+    subjects = [subject for subject, _ in canaries]
+    for (subject, wanted), found in zip(canaries, ask(subjects), strict=True):
+        if found.answer is not wanted:
+            return f"its canary {subject.task_id} must {wanted}, and it said {found.evidence[name]}"
+    return ""
 
 
 def asker(

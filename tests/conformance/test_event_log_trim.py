@@ -34,6 +34,29 @@ def test_trimming_by_age_keeps_the_young(log, clock):
     assert offsets(all_of(log)) == [6, 7]
 
 
+def test_trimming_up_to_a_position_spares_what_comes_after_it(log):
+    epoch = fill(log, 7)[0].epoch
+    place = Position(epoch=epoch, offset=5)
+    fill(log, 1)
+    assert log.trim("task:1", max_age=None, max_events=None, up_to=place, batch=2) == 5
+    assert offsets(all_of(log)) == [6, 7, 8]
+    assert log.trim("task:1", max_age=None, max_events=None, up_to=place) == 0
+
+
+def test_a_position_of_another_life_trims_nothing(log):
+    fill(log, 3)
+    place = Position(epoch="of-another-life", offset=3)
+    assert log.trim("task:1", max_age=None, max_events=None, up_to=place) == 0
+    assert offsets(all_of(log)) == [1, 2, 3]
+
+
+def test_a_position_beyond_the_end_trims_all_and_keeps_the_count(log):
+    epoch = fill(log, 3)[0].epoch
+    place = Position(epoch=epoch, offset=99)
+    assert log.trim("task:1", max_age=None, max_events=None, up_to=place) == 3
+    assert fill(log, 1)[0].offset == 4
+
+
 def test_trimming_everything_keeps_the_count(log, clock):
     epoch = fill(log, 3)[0].epoch
     clock.move(days=1)

@@ -172,6 +172,11 @@ def _node_folder() -> Path:
     return folder
 
 
+def node_file(name: str) -> Path:
+    """A file of an npm package, such as `axe-core/axe.min.js`."""
+    return _node_folder() / "node_modules" / name
+
+
 def _install(folder: Path) -> None:
     for name in NODE_FILES:
         shutil.copy(HERE / "node" / name, folder / name)
@@ -182,7 +187,7 @@ def _install(folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-        pytest.skip(f"npm could not install the JavaScript SDK: {errors[0][:200]}")
+        pytest.skip(f"npm could not install its packages: {errors[0][:200]}")
 
 
 class RawClient:

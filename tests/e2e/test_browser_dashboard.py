@@ -1,23 +1,39 @@
-"""The dashboard in a real browser, on a real site with a worker: cards, feed, indicator, publishing."""
+"""The dashboard in a real browser, on a real site with a worker: cards, feed, trace, publishing, honesty."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from redis import Redis
 
 from tests.e2e.browser import SIZES, Browser, site_with_people
-from tests.harness import Site
+from tests.e2e.dashboard_page import (
+    FROZEN,
+    card,
+    follow,
+    freeze,
+    let_go_on,
+    offsets,
+    open_live,
+    publish,
+    say,
+    scripted,
+    start,
+    write,
+)
+from tests.harness import ROOT, Program, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with site_with_people() as site:
+    # A worker is silent after half of its lease. There is no beat: only a test that wants it ends a task.
+    with site_with_people(BUS_TASK_LEASE="2") as site:
         site.start_worker("--include", "tests.e2e.browser_jobs")
         yield site
 
@@ -37,26 +53,6 @@ def page(window: Browser) -> Iterator[Browser]:
     open_live(window)
     yield window
     assert window.complaints() == []
-
-
-def open_live(window: Browser) -> None:
-    window.open("/")
-    window.until(lambda: window.text("[data-part=state-text]") == "Live", what="the connection")
-
-
-def start(site: Site, task_id: str, total: int) -> None:
-    site.python(
-        f"from xnai_site.celery import app; app.send_task('tests.steps', args=[{total}], task_id={task_id!r})"
-    )
-
-
-def let_go_on(site: Site, task_id: str) -> None:
-    with Redis.from_url(site.valkey.url) as gate:
-        gate.rpush(f"gate:{task_id}", "go")
-
-
-def card(task_id: str) -> str:
-    return f'[data-task="{task_id}"]'
 
 
 def run_through(site: Site, page: Browser, task_id: str) -> None:
@@ -110,9 +106,12 @@ def test_publishing_says_what_is_wrong(page: Browser):
     form = "[data-part=publish]"
     data = page.one(f"{form} [name=data]")
     data.clear()
-    data.send_keys("{broken")
+    data.send_keys('{\n"a": 1,\n"b" 2}')
     page.click(f"{form} button")
-    page.until(lambda: "The data is not JSON" in page.text(f"{form} output"), what="the complaint")
+    complaint = "The data is not JSON: line 3, column 5 wants a colon."
+    page.until(lambda: page.text(f"{form} output") == complaint, what="the complaint")
+    at = "const field = document.activeElement; return [field.name, field.selectionStart]"
+    assert page.driver.execute_script(at) == ["data", 14]
     data.clear()
     data.send_keys("{}")
     topic = page.one(f"{form} [name=topic]")
@@ -132,6 +131,181 @@ def test_the_form_works_by_keyboard_alone(page: Browser):
     page.open("/")
     page.one("body").send_keys(Keys.TAB)
     assert page.driver.switch_to.active_element.text == "Skip to the content"
+
+
+# The trace
+
+
+def test_what_is_published_in_the_box_is_seen_in_the_trace_and_by_a_client_elsewhere(
+    site: Site, page: Browser
+):
+    topic = "room:traced"
+    listen = (
+        "window.heard = []; await new Promise((ready) => bus.subscribe(given[0], {onReady: ready,"
+        "onEvent: (event, {offset}) => window.heard.push([offset, event.data])})); return 'listening'"
+    )
+    assert scripted(page, listen, topic) == "listening"
+    write(page, "[data-part=publish] [name=topic]", topic)
+    write(page, "[data-part=publish] [name=data]", '{"text": "<i>one</i>"}')
+    page.click("[data-part=publish] [value=trace]")
+    page.until(lambda: offsets(page) == [1], what="the event in the trace")
+    page.until(lambda: page.driver.execute_script("return window.heard.length"), what="the event elsewhere")
+    assert page.driver.execute_script("return window.heard") == [[1, {"text": "<i>one</i>"}]]
+    row = "[data-part=trace-rows] > li"
+    assert page.text(f"{row} [data-who]") == "you"
+    assert page.text(f"{row} [data-short]") == '{"text":"<i>one</i>"}', "as text, not as a part of the page"
+    page.click(f"{row} summary")
+    page.until(lambda: '"text": "<i>one</i>"' in page.text(f"{row} pre"), what="the payload in full")
+    assert "?trace=room%3Atraced" in page.driver.current_url
+    page.driver.refresh()
+    page.until(lambda: offsets(page) == [1], what="the trace, after a reload")
+    remembered = "return document.querySelector('[data-part=publish] [name=topic]').value"
+    assert page.driver.execute_script(remembered) == topic
+
+
+def test_the_trace_pauses_when_nobody_looks_and_catches_up_without_a_gap(site: Site, page: Browser):
+    follow(page, "room:away")
+    say(page, "room:away", 2)
+    page.until(lambda: offsets(page) == [1, 2], what="the first events")
+    page.driver.execute_script("window.dispatchEvent(new Event('blur'))")
+    publish(site, "room:away", 120)
+    page.until(lambda: "120 events were missed" in page.text("[data-part=trace-paused-text]"), what="120")
+    assert offsets(page) == [1, 2]
+    page.driver.execute_script("window.dispatchEvent(new Event('focus'))")
+    page.click("[data-part=trace-catch]")
+    page.until(lambda: offsets(page) == list(range(1, 123)), what="what was missed, in order")
+    say(page, "room:away", 1)
+    page.until(lambda: offsets(page) == list(range(1, 124)), what="what comes after that")
+
+
+def test_skipping_leaves_a_word_and_many_events_leave_200_rows(site: Site, page: Browser):
+    follow(page, "room:many")
+    say(page, "room:many", 1)
+    page.until(lambda: offsets(page) == [1], what="the first event")
+    page.click("[data-part=trace-pause]")
+    say(page, "room:many", 3)
+    page.until(lambda: "3 events were missed" in page.text("[data-part=trace-paused-text]"), what="the count")
+    page.click("[data-part=trace-skip]")
+    page.until(lambda: offsets(page) == [1, 0], what="the word on what was skipped")
+    assert page.text("[data-part=trace-rows] .gap") == "offsets 2 to 4 are not shown: skipped"
+    publish(site, "room:many", 300)
+    page.until(lambda: offsets(page) == list(range(105, 305)), what="the last 200")
+    assert page.text("[data-part=trace-count]") == "the last 200 of 301 events"
+    page.click("[data-part=trace-clear]")
+    page.until(lambda: offsets(page) == [], what="no rows")
+
+
+def test_the_trace_is_filtered_by_type_and_copied_as_json(page: Browser):
+    page.driver.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": page.base},
+    )
+    follow(page, "room:kinds")
+    say(page, "room:kinds", 2)
+    say(page, "room:kinds", 1, "error")
+    page.until(lambda: offsets(page) == [1, 2, 3], what="the events")
+    write(page, "[data-part=trace-filter]", "ERR")
+    shown = "return document.querySelectorAll('[data-part=trace-rows] > li:not([hidden])').length"
+    page.until(lambda: page.driver.execute_script(shown) == 1, what="the filter")
+    assert page.text("[data-part=trace-count]") == "3 events, 2 hidden by the filter"
+    page.click("[data-part=trace-copy]")
+    page.until(lambda: page.text("[data-part=trace-note]") == "1 event copied.", what="the copy")
+    read = (
+        "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))"
+    )
+    copied = json.loads(page.driver.execute_async_script(read))
+    assert [(one["topic"], one["offset"], one["event_type"]) for one in copied] == [
+        ("room:kinds", 3, "error")
+    ]
+
+
+def test_an_agent_is_traced_by_its_inbox(page: Browser):
+    follow(page, "agent:walker")
+    say(page, "agent:walker", 1)
+    page.until(lambda: offsets(page) == [1], what="the message to the agent")
+    page.click("[data-part=trace-stop]")
+    page.until(lambda: "Follow a topic" in page.one("[data-part=trace-empty]").text, what="what to do next")
+    assert "trace" not in page.driver.current_url
+
+
+def test_a_name_that_is_none_is_said_beside_the_box(page: Browser):
+    write(page, "[data-part=trace-of]", "two words")
+    page.click("[data-part=trace-form] [type=submit]")
+    page.until(lambda: "cannot be followed" in page.text("[data-part=trace-note]"), what="the complaint")
+
+
+def test_shortcuts_work_are_listed_and_can_be_turned_off(page: Browser):
+    from selenium.webdriver.common.keys import Keys
+
+    def focused() -> Any:
+        return page.driver.execute_script("return document.activeElement.id")
+
+    def press(keys: str) -> None:
+        page.driver.switch_to.active_element.send_keys(keys)
+
+    press("/")
+    page.until(lambda: focused() == "t-of", what="the box of the trace")
+    press("?p")
+    assert focused() == "t-of", "who writes gives no commands"
+    assert not page.all("dialog[open]")
+    page.driver.execute_script("document.activeElement.blur()")
+    press("p")
+    page.until(lambda: focused() == "p-topic", what="the box to publish")
+    press(Keys.CONTROL + Keys.ENTER + Keys.NULL)
+    page.until(lambda: "Published as event" in page.text("[data-part=publish] output"), what="the answer")
+    page.driver.execute_script("document.activeElement.blur()")
+    press("?")
+    page.one("dialog[open]")
+    page.click("dialog [name=shortcuts]")
+    press(Keys.ESCAPE)
+    page.until(lambda: not page.all("dialog[open]"), what="the end of the list")
+    page.driver.execute_script("document.activeElement.blur()")
+    press("/")
+    assert focused() != "t-of"
+    page.driver.execute_script("localStorage.removeItem('xnai.shortcuts')")
+
+
+def test_a_viewer_has_no_box_and_is_refused_by_the_server(site: Site, page: Browser):
+    page.driver.delete_cookie("sessionid")
+    try:
+        page.log_in("viewer")
+        open_live(page)
+        assert not page.all("[data-part=publish]")
+        follow(page, "room:seen")
+        publish(site, "room:seen", 1)
+        page.until(lambda: offsets(page) == [1], what="the event, which a viewer may read")
+        assert page.text("[data-part=trace-rows] [data-who]") == "server"
+        body = "return await bus.publish('room:seen', 'output', {}).then(() => 'published', ({code}) => code)"
+        assert scripted(page, body) == 103
+    finally:
+        page.driver.delete_cookie("sessionid")
+        page.log_in("root")
+
+
+# Silence
+
+
+def test_the_card_of_a_frozen_worker_says_so_and_then_ends_as_failed(site: Site, page: Browser):
+    worker = Program(
+        "frozen",
+        [sys.executable, str(ROOT / "manage.py"), "shell", "--no-imports", "-c", FROZEN],
+        site.environment,
+        site.folder / "frozen.log",
+    )
+    worker.start()
+    try:
+        page.until(lambda: "1 of 4 steps" in page.text(card("frozen")), what="the card", timeout=60)
+        freeze(site, worker)
+        silent = f"{card('frozen')} [data-silent]"
+        page.until(lambda: "no sign of life for" in page.text(silent), what="the silence", timeout=60)
+        first = page.text(silent)
+        page.until(lambda: page.text(silent) != first, what="the seconds to count")
+        give_up = "from bus.tasks import end_lost_tasks; print(end_lost_tasks())"
+        page.until(lambda: site.python(give_up) != "0", what="the end of the lease", timeout=90)
+        page.until(lambda: not page.all(card("frozen")), what="the card to go", timeout=30)
+        assert page.text("[data-part=announce]") == "Task frozen failed"
+    finally:
+        worker.kill()
 
 
 def test_what_cleanup_does_arrives_in_the_audit_feed(site: Site, page: Browser):

@@ -51,6 +51,7 @@ def site() -> Iterator[Site]:
 @pytest.mark.sqlite_only
 def test_deciding_parts_of_the_dashboard():
     run("modules.test.mjs")
+    run("trace.test.mjs")
 
 
 def test_the_client_against_a_real_server(site: Site):

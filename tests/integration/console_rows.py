@@ -19,7 +19,20 @@ from bus.access.tokens import create_api_key
 from bus.models import ActiveConnection, Agent, ApiKey, ConnectionSession, Cursor, ServerInstance, Topic
 from bus.publishing import publish
 from cleanup import operations
-from cleanup.models import CleanupRun
+from cleanup.engine.orphans import Sighting, encode_sightings
+from cleanup.models import (
+    AuditCheckpoint,
+    AuditEntry,
+    CleanupRun,
+    OrderVerb,
+    OrphanBatch,
+    PolicyPreview,
+    RetentionPolicy,
+    StagedFile,
+    UsageSample,
+    VerifierCheck,
+)
+from cleanup.operations import orders, previews
 from tests.retention import ANNA, DAY, Staging, write
 from xnai_site.roles import ROLES, ensure_roles
 
@@ -101,14 +114,71 @@ def cleanup_rows(root: Path) -> Staging:
     operations.save_policy(policy, ANNA)
     staging.run(policy)
     operations.hold(staging.area, "legal/**", None, "asked for", ANNA)
+    orders.order(OrderVerb.EXTEND, {"area": "staged"}, actor=ANNA, by=DAY)
+    preview_row(policy)
+    registry_rows(staging)
     assert set(CleanupRun.objects.values_list("state", flat=True)) == {"done", "awaiting_approval"}
     return staging
+
+
+def verifier_rows() -> None:
+    """A check of a verifier by hand, and one of a run."""
+    for asked_by, sound in (("operator", True), ("policy old", False)):
+        VerifierCheck.objects.create(
+            verifier="redis_task:canary_present=alive",
+            sound=sound,
+            detail="" if sound else "its canary alive must pass, and it said fail",
+            milliseconds=4.2,
+            asked_by=asked_by,
+        )
+
+
+def registry_rows(staging: Staging) -> None:
+    """A staged file, a row that is soft-deleted, an orphan of each kind, and samples of the disk."""
+    row = StagedFile.objects.create(area=staging.area, path="young", size=7, uploader="ben", task_id="t1")
+    gone = StagedFile.objects.create(area=staging.area, path="gone", size=7)
+    gone.delete()
+    now = timezone.now()
+    seen = {"file": Sighting("d0/f0", (1, 7, 1), now - 2 * DAY), "row": Sighting("young", (row.pk,), now)}
+    for kind, sighting in seen.items():
+        OrphanBatch.objects.create(
+            area=staging.area, kind=kind, number=0, items=1, total=4, seen_at=now,
+            body=encode_sightings([sighting]),
+        )  # fmt: skip
+    for days in (2, 3):
+        at = now.replace(second=0, microsecond=0) - days * DAY
+        UsageSample.objects.create(area=staging.area, at=at, used_bytes=days * 10**9, total_bytes=10**10)
+
+
+def preview_row(policy: RetentionPolicy) -> PolicyPreview:
+    """A preview of a draft that would keep its files a day longer."""
+    draft = RetentionPolicy.objects.get(pk=policy.pk)
+    draft.age = "3d"
+    made = previews.order_preview(draft, ANNA, is_draft=True)
+    previews.carry_out_preview(made.pk)
+    return made
+
+
+def checkpoint_row() -> None:
+    """A checkpoint to look at. Not in `everything`: a check of the audit would rightly find it false."""
+    last = AuditEntry.objects.latest("seq")
+    AuditCheckpoint.objects.create(
+        number=1,
+        first_seq=1,
+        last_seq=last.seq,
+        merkle_root="0" * 64,
+        head_hash=last.hash,
+        prev_hash="0" * 64,
+        at_us=last.at_us,
+        hash="1" * 64,
+    )
 
 
 def everything(root: Path) -> Staging:
     """All of the above."""
     bus_rows()
     schedule_rows()
+    verifier_rows()
     return cleanup_rows(root)
 
 

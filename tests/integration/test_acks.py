@@ -214,3 +214,22 @@ def test_a_volatile_log_has_cursors_that_follow_the_same_rules(settings):
     publishing.publish("agent:a", "agent.message")
     assert acks.position("a", "agent:a").offset == 0
     assert Cursor.objects.count() == 0
+
+
+@pytest.mark.parametrize("volatile", [False, True])
+def test_an_operator_sets_a_cursor_forward_and_back_and_forgets_it(settings, volatile):
+    settings.BUS = {**settings.BUS, "VOLATILE": volatile}
+    for _ in range(5):
+        publishing.publish("agent:a", "agent.message")
+    assert acks.place("a", "agent:a", 4).lag == 1
+    assert acks.place("a", "agent:a", 1).lag == 4
+    assert acks.position("a", "agent:a").offset == 1
+    for offset in (-1, 6):
+        with pytest.raises(BadRequest):
+            acks.place("a", "agent:a", offset)
+    with pytest.raises(UnknownTopic):
+        acks.place("a", "agent:nobody", 0)
+    assert acks.forget("a", "agent:a") == 1
+    assert acks.forget("a", "agent:a") is None
+    assert acks.forget("a", "agent:nobody") is None
+    assert acks.position("a", "agent:a").offset == 0

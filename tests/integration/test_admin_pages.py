@@ -22,9 +22,10 @@ from bus.access.tokens import check_api_key
 from bus.log.current import event_log
 from bus.models import Agent, ApiKey, Event, RunningTask, Topic
 from bus.publishing import publish
-from cleanup.models import AuditEntry, CleanupItem, Hold, RetentionPolicy, StagingArea
+from cleanup.models import AuditEntry, CleanupItem, Hold, PolicyPreview, RetentionPolicy, StagingArea
+from cleanup.operations.previews import carry_out_preview, order_preview
 from tests.integration import console_rows as given
-from tests.retention import Staging, fill_up
+from tests.retention import ANNA, Staging, fill_up
 
 pytestmark = pytest.mark.django_db
 
@@ -66,7 +67,7 @@ def page_urls() -> list[str]:
         found.append(reverse(f"{name}_changelist"))
         if (pk := model._default_manager.values_list("pk", flat=True).first()) is not None:
             found.append(reverse(f"{name}_change", args=[pk]))
-    return [*found, reverse("admin:cleanup_retentionpolicy_preview", args=[RetentionPolicy.objects.get().pk])]
+    return found
 
 
 def text_of(reply: Any) -> str:
@@ -400,20 +401,22 @@ def test_a_second_key_of_the_same_name_is_refused(boss, staging):
 
 
 def test_a_preview_says_what_would_go_what_stays_and_why(boss, staging):
-    url = reverse("admin:cleanup_retentionpolicy_preview", args=[RetentionPolicy.objects.get().pk])
+    url = reverse("admin:cleanup_policypreview_change", args=[PolicyPreview.objects.get().pk])
     before = given.rows()
-    shown = text_of(boss.get(url))
-    assert "3\u00a0files, 21\u00a0B would go to the trash" in shown
+    shown, kept = text_of(boss.get(url)), text_of(boss.get(f"{url}?tab=stays"))
+    assert "3\u00a0files, 21\u00a0B</strong> would go to the trash" in shown
     assert "3 files, where 1 is the limit" in shown
-    assert all(name in shown for name in staging.files())
-    assert "younger than age" in shown
+    assert all(name in shown + kept for name in staging.files())
+    assert "not older than 3d" in kept
     assert given.rows() == before
 
 
 def test_a_preview_of_an_area_that_is_away_says_so(boss, staging):
     (staging.root / ".staging-area").unlink()
-    url = reverse("admin:cleanup_retentionpolicy_preview", args=[RetentionPolicy.objects.get().pk])
-    shown = text_of(boss.get(url))
+    policy = RetentionPolicy.objects.get()
+    made = order_preview(policy, ANNA)
+    carry_out_preview(made.pk)
+    shown = text_of(boss.get(reverse("admin:cleanup_policypreview_change", args=[made.pk])))
     assert "No preview" in shown
     assert ".staging-area" in shown
 

@@ -31,6 +31,9 @@ COMMON = {"--help", "--json"}
 LOOKING = {
     *("areas list", "policies list", "policies verifiers", "plan", "report", "explain", "bench"),
     *("audit verify", "audit list", "audit prove"),
+    *("policies history", "previews list"),
+    *("verifiers list", "verifiers test", "measure"),
+    "orders list",
 }
 
 #: What operators rely on; of `areas` and `policies` there are several.

@@ -35,6 +35,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Steady:
     return steady
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> ConnectionManager:
+    """The connections of another process, on a server of another name."""
+    with monkeypatch.context() as other:
+        other.setattr(layer, "INSTANCE", "elsewhere")
+        return ConnectionManager()
+
+
 async def test_a_heartbeat_renews_all_rows_and_restores_what_was_taken_away() -> None:
     manager = ConnectionManager()
     for number in range(70):
@@ -59,9 +67,10 @@ async def test_a_heartbeat_does_not_restore_a_connection_whose_agent_has_moved_o
     assert [row.generation for row in await rows(agent_id="a1")] == [2]
 
 
-async def test_rows_of_a_dead_server_are_reaped_and_their_sessions_are_lost(watch: Steady) -> None:
-    manager = ConnectionManager()
-    await manager.enter(live("dead", agent_id="a1"))
+async def test_rows_of_a_dead_server_are_reaped_and_their_sessions_are_lost(
+    watch: Steady, elsewhere: ConnectionManager
+) -> None:
+    await elsewhere.enter(live("dead", agent_id="a1"))
     await in_thread(
         Presence.objects.create, topic="x", client_id="dead", server_instance="gone", since=timezone.now()
     )
@@ -74,12 +83,20 @@ async def test_rows_of_a_dead_server_are_reaped_and_their_sessions_are_lost(watc
     assert (ended.code, ended.reason) == (None, "lost")
 
 
+async def test_a_server_that_is_held_up_does_not_take_itself_for_dead(watch: Steady) -> None:
+    manager = ConnectionManager()
+    await manager.enter(live("here", agent_id="a1"))
+    assert await in_thread(tasks.reap_connections) == 0
+    watch.now += 3600
+    assert await in_thread(tasks.reap_connections) == 0
+    assert [row.client_id for row in await rows()] == ["here"]
+
+
 @pytest.mark.parametrize("ahead", [timedelta(days=400), timedelta(hours=-3)])
 async def test_a_server_that_renews_its_lease_lives_whatever_its_clock_says(
-    watch: Steady, ahead: timedelta
+    watch: Steady, elsewhere: ConnectionManager, ahead: timedelta
 ) -> None:
-    manager = ConnectionManager()
-    await manager.enter(live("abroad"))
+    await elsewhere.enter(live("abroad"))
     for beats in range(5):
         said = timezone.now() + ahead + timedelta(seconds=10 * beats)
         await in_thread(ServerInstance.objects.update, lease_until=said)

@@ -12,8 +12,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from bus.models import Topic
+from bus import runs
+from bus.access.permissions import Identity
+from bus.conf import conf
+from bus.models import Agent, RunningTask, Topic
 from bus.publishing import end, publish
+from bus.views import may_read
 from tests.integration.console_rows import connection
 
 pytestmark = pytest.mark.django_db
@@ -30,7 +34,7 @@ def state(client: Client) -> dict:
     return client.get(reverse("dashboard-state")).json()
 
 
-@pytest.mark.parametrize("name", ["dashboard", "dashboard-state"])
+@pytest.mark.parametrize("name", ["dashboard", "dashboard-state", "dashboard-trace"])
 def test_only_staff_comes_in(name):
     url = reverse(name)
     stranger, member = Client(), Client()
@@ -41,7 +45,7 @@ def test_only_staff_comes_in(name):
         assert reply["Location"].startswith(reverse("admin:login"))
 
 
-@pytest.mark.parametrize("name", ["dashboard", "dashboard-state"])
+@pytest.mark.parametrize("name", ["dashboard", "dashboard-state", "dashboard-trace"])
 def test_it_only_answers_to_looking(staff, name):
     assert staff.post(reverse(name)).status_code == 405
 
@@ -102,7 +106,20 @@ def test_running_tasks_are_those_that_have_not_ended(staff):
     Topic.objects.filter(name="task:silent").update(updated_at=timezone.now() - timedelta(hours=2))
     publish("broadcast", "agent.message", {})
     epoch = Topic.objects.get(name="task:running").epoch
-    assert state(staff)["tasks"] == [{"topic": "task:running", "task_id": "running", "epoch": epoch}]
+    assert state(staff)["tasks"] == [
+        {"topic": "task:running", "task_id": "running", "epoch": epoch, "silent": None}
+    ]
+
+
+def test_a_worker_that_renews_no_lease_is_silent(staff):
+    publish("task:nightly", "task.started", {})
+    runs.take("task:nightly")
+    assert state(staff)["tasks"][0]["silent"] is None
+    renewed = timezone.now() - timedelta(seconds=30)
+    RunningTask.objects.update(lease_until=renewed + conf().task_lease)
+    assert 30 <= state(staff)["tasks"][0]["silent"] < 60
+    RunningTask.objects.update(lease_until=timezone.now() + timedelta(hours=1))
+    assert state(staff)["tasks"][0]["silent"] is None, "it waits to be tried again"
 
 
 def test_the_state_counts_what_living_servers_hold(staff):
@@ -137,3 +154,48 @@ def test_the_state_stays_small_and_quick_with_many_topics(staff, django_assert_m
     with django_assert_max_num_queries(8):
         found = state(staff)
     assert (len(found["topics"]), len(found["tasks"]), found["topic_count"]) == (50, 50, 500)
+
+
+def trace(client: Client, of: str) -> dict:
+    return client.get(reverse("dashboard-trace"), {"of": of}).json()
+
+
+def test_a_topic_is_traced_as_itself_whether_it_was_spoken_on_or_not(staff):
+    publish("broadcast", "agent.message", {})
+    page = reverse("admin:bus_topic_change", args=[Topic.objects.get().pk])
+    assert trace(staff, " broadcast ") == {"topics": [{"name": "broadcast", "url": page}], "refused": []}
+    assert trace(staff, "room:new")["topics"] == [{"name": "room:new", "url": ""}]
+
+
+@pytest.mark.parametrize("name", ["agent:crawler", "crawler"])
+def test_an_agent_is_traced_with_what_its_connections_hear(staff, name):
+    Agent.objects.create(agent_id="crawler", generation=1, connects=1)
+    connection("crawler", topics=["agent:crawler", "broadcast", "room:1"])
+    connection("other", topics=["agent:other", "room:2"])
+    names = [one["name"] for one in trace(staff, name)["topics"]]
+    assert names == ["agent:crawler", "broadcast", "room:1"]
+
+
+def test_a_topic_called_like_an_agent_comes_first(staff):
+    Agent.objects.create(agent_id="broadcast", generation=1, connects=1)
+    publish("broadcast", "agent.message", {})
+    assert [one["name"] for one in trace(staff, "broadcast")["topics"]] == ["broadcast"]
+
+
+@pytest.mark.parametrize("name", ["two words", "", "a:b:c d", "x" * 500])
+def test_what_is_no_name_is_said_in_words(staff, name):
+    assert "cannot be followed" in trace(staff, name)["error"]
+
+
+def test_only_what_one_may_read_is_followed():
+    assert may_read(Identity(kind="user", is_staff=True, may_publish=False), "sys:stats")
+    assert not may_read(Identity(kind="user"), "sys:stats")
+
+
+def test_topics_are_counted_up_to_a_bound(staff, monkeypatch):
+    monkeypatch.setattr("bus.views.MOST_COUNTED", 2)
+    for name in ("room:1", "room:2"):
+        publish(name, "agent.message", {})
+    assert (state(staff)["topic_count"], state(staff)["more_topics"]) == (2, False)
+    publish("room:3", "agent.message", {})
+    assert (state(staff)["topic_count"], state(staff)["more_topics"]) == (2, True)

@@ -8,14 +8,17 @@ from datetime import timedelta
 import pytest
 from django.db.models import Q
 from django.utils import timezone
+from msgspec import Raw
 
 from bus import layer
 from bus.connections import leases, orders
 from bus.connections.leases import Details
+from bus.connections.manager import ConnectionManager
 from bus.layer import Control, LiveEvent
 from bus.log.threads import in_thread
 from bus.models import SubscriptionOrder
 from bus.protocol.positions import Position
+from tests.integration.plain_connections import live, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bus_process")]
 
@@ -77,6 +80,26 @@ async def test_an_order_that_the_layer_lost_is_found_in_its_row(process: Process
     assert (order.kind, order.client_id, order.topic) == ("subscribe", "here", "lab:1")
     assert orders.start_of(order) == Position(epoch="e1", offset=7)
     assert await waiting() == []
+
+
+async def test_a_message_that_the_layer_lost_is_found_in_its_row(process: Process) -> None:
+    await connect("here", layer.INSTANCE)
+    await connect("there", "another")
+    layer.detach(process)
+    assert await in_thread(orders.message, Q(client_id="here"), b'{"a":1}') == ["here"]
+    await orders.carry_out(process.hear_control)
+    await orders.carry_out(process.hear_control)
+    (order,) = process.carried_out
+    assert (order.kind, order.client_id, bytes(order.data or b"")) == ("message", "here", b'{"a":1}')
+
+
+async def test_a_message_reaches_the_one_connection_that_is_meant() -> None:
+    manager, meant, other = ConnectionManager(), live("meant", user_id="u"), live("other", user_id="u")
+    for each in (meant, other):
+        await manager.enter(each)
+    manager.hear(Control(layer.INSTANCE, "message", client_id="meant", data=Raw(b'{"a":1}')))
+    await until(lambda: meant.connection.sent)
+    assert (meant.connection.sent, other.connection.sent) == ([{"a": 1}], [])
 
 
 async def test_orders_that_nobody_takes_are_forgotten(process: Process) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from bus.management import verbs
+from bus.management import operators, verbs
 from bus.management.arguments import NAMES, declare
 from bus.management.output import Printer
 from bus.management.tail import tail
@@ -28,6 +28,14 @@ VERBS: dict[str, verbs.Verb] = {
     "trim": verbs.trim,
     "connections": verbs.connections,
     "disconnect": verbs.disconnect,
+    "message": operators.message,
+    "agents": operators.agents,
+    "skip": operators.skip,
+    "replay": operators.replay,
+    "cursors": operators.cursors,
+    "tasks": operators.tasks,
+    "end": operators.end,
+    "keys": operators.keys,
     "bench": verbs.bench,
 }
 

@@ -17,13 +17,15 @@ const UNKNOWN_TOPIC = 102;
 
 /**
  * @typedef {{event_type: string, timestamp: string, run_id: string | null, session_id: string | null, data: any}} BusEvent
- * @typedef {{offset?: number, epoch?: string, tags: Record<string, string>, live: boolean}} About where an event is, and
- *   whether it came live
+ * @typedef {{user?: string, client?: string, conn_info?: any}} Publisher
+ * @typedef {{offset?: number, epoch?: string, tags: Record<string, string>, info: Publisher | null, live: boolean}} About
+ *   where an event is, who published it (null: the server's own code), and whether it came live
  * @typedef {{topic: string, epoch: string, offset: number, id: string, duplicate: boolean}} Place
  * @typedef {{topic: string, cursor: string, epoch: string, offset: number, lag: number}} CursorState
  * @typedef {{name: "connecting" | "connected" | "reconnecting" | "disconnected", code?: number, reason?: string}} State
  * @typedef {object} Handlers
  * @property {(event: BusEvent, about: About) => void} onEvent
+ * @property {() => void} [onReady] subscribed, and again after each reconnection: what is published from now on arrives
  * @property {() => void} [onGap] events were lost to retention, or the topic began again; what follows is new
  * @property {(about: {code: number, reason: string}) => void} [onEnd] the server ended the subscription
  * @property {(error: {code: number, message: string}) => void} [onError] the latest events, or the place to begin at,
@@ -169,6 +171,21 @@ export class BusClient {
     return publications.map(unwrap).reverse();
   }
 
+  /**
+   * At most `limit` events after a position, oldest first, with the position of the topic's end. Rejects (code 112) if
+   * what follows the position is not kept any more.
+   *
+   * @param {string} topic
+   * @param {{epoch: string, offset: number}} position
+   * @param {number} limit
+   * @returns {Promise<{items: {event: BusEvent, offset: number, tags: Record<string, string>, info: Publisher | null}[],
+   *   epoch: string, offset: number}>}
+   */
+  async after(topic, position, limit) {
+    const { publications, epoch, offset } = await this._sdk.history(topic, { since: position, limit });
+    return { items: publications.map(unwrap), epoch, offset };
+  }
+
   /** End the connection and every subscription; no handler is called afterwards. */
   disconnect() {
     for (const subscription of [...this._topics]) subscription.close();
@@ -264,7 +281,13 @@ export class Subscription {
     const begunAgain = Boolean(this.position && position && this.position.epoch !== position.epoch);
     this.position = position ?? this.position;
     if ((wasRecovering && !recovered) || begunAgain) this._restart();
+    this._handlers.onReady?.();
     if (this._held) this._catchUp();
+  }
+
+  /** Whether it is subscribed now. */
+  get isReady() {
+    return !this._closed && this._sub.state === "subscribed";
   }
 
   /** Forget the old positions: what comes next is a new beginning. */
@@ -299,10 +322,10 @@ export class Subscription {
     else this._deliver(item, true);
   }
 
-  _deliver({ event, offset, tags }, live) {
+  _deliver({ event, offset, tags, info }, live) {
     if (this._closed || (offset && offset <= this._last)) return;
     if (offset) this._last = offset;
-    this._handlers.onEvent(event, { offset, epoch: this.position?.epoch, tags, live });
+    this._handlers.onEvent(event, { offset, epoch: this.position?.epoch, tags, info, live });
   }
 
   _ended({ code, reason }) {
@@ -316,8 +339,8 @@ function byOffset(a, b) {
   return (a.offset ?? Number.MAX_SAFE_INTEGER) - (b.offset ?? Number.MAX_SAFE_INTEGER);
 }
 
-function unwrap({ data, offset, tags }) {
-  return { event: data, offset, tags: tags ?? {} };
+function unwrap({ data, offset, tags, info }) {
+  return { event: data, offset, tags: tags ?? {}, info: info ?? null };
 }
 
 /**

@@ -10,9 +10,11 @@ import { Cards } from "./dashboard/cards.js";
 import { LineChart } from "./dashboard/chart.js";
 import { Feed } from "./dashboard/feed.js";
 import { clock, count, rate } from "./dashboard/format.js";
+import { wireKeys } from "./dashboard/keys.js";
 import { wirePublish } from "./dashboard/publish.js";
 import { Figures, Rates } from "./dashboard/stats.js";
 import { showTopics } from "./dashboard/topics.js";
+import { TraceView } from "./dashboard/trace_view.js";
 
 const POLL_MS = 3000;
 const TICK_MS = 1000;
@@ -44,6 +46,12 @@ const feed = new Feed(client, "cleanup:audit", {
   template: part("feed-template"),
   empty: part("feed-empty"),
 });
+const trace = new TraceView(part, {
+  connect: () => new BusClient(),
+  resolveUrl: page.dataset.traceUrl,
+  own: page.dataset.own,
+  announce: (sentence) => set("announce", sentence),
+});
 let rows = { connections: null };
 let polling = null;
 
@@ -54,7 +62,22 @@ client.onState(({ name, code, reason }) => {
   part("reload").hidden = name !== "disconnected";
 });
 client.subscribe("sys:stats", { onEvent: (event) => figures.take(event.data, Date.now()) });
-if (part("publish")) wirePublish(part("publish"), client); // only for those who may
+if (part("publish")) wirePublish(part("publish"), client, (topic) => trace.follow(topic)); // only for those who may
+wireKeys(part("keys"), part("keys-button"), {
+  "/": () => part("trace-of").focus(),
+  ".": () => trace.toggle(),
+  x: () => trace.clear(),
+  ...(part("publish") ? { p: () => part("publish").elements.namedItem("topic").focus() } : {}),
+});
+part("topics").addEventListener("click", (event) => {
+  const link = event.target.closest("[data-follow]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab, as with any link
+  event.preventDefault();
+  document.getElementById("h-trace").scrollIntoView({ block: "start" });
+  trace.follow(link.dataset.follow);
+});
+const wanted = new URLSearchParams(location.search).get("trace");
+if (wanted) trace.follow(wanted);
 part("reload").addEventListener("click", () => location.reload());
 
 function tick() {
@@ -63,8 +86,10 @@ function tick() {
   if (connections !== null) {
     set("connections", count(connections));
     chart.add(Math.floor(now / 1000), connections);
+    part("chart").setAttribute("aria-label", chart.words());
   }
   feed.tick(now);
+  cards.tick(now);
 }
 
 async function poll() {
@@ -86,15 +111,23 @@ function show(state) {
   const now = Date.now();
   rows = state;
   part("stale").dataset.since = clock(new Date(now));
-  cards.sync(state.tasks);
+  cards.sync(state.tasks, now);
   const speed = rates.update(state.topics, now);
   showTopics(part("topics"), part("topic-template"), state.topics, speed.each, now);
   if (speed.all !== null) set("events", rate(speed.all));
   part("topics-empty").hidden = state.topics.length > 0;
   part("topics-table").hidden = state.topics.length === 0;
-  set("topic-count", count(state.topic_count));
+  set("topic-count", `${count(state.topic_count)}${state.more_topics ? "+" : ""}`);
+  offer(part("trace-topics"), state.topics);
   set("agents", count(state.agents));
   part("volatile").hidden = !state.volatile;
+}
+
+/** The topics that may be chosen, made anew only if they have changed: an open list would close. */
+function offer(list, topics) {
+  const names = topics.map(({ name }) => name).sort();
+  if (names.join() === [...list.children].map(({ value }) => value).join()) return;
+  list.replaceChildren(...names.map((name) => new Option(name, name)));
 }
 
 function watch() {

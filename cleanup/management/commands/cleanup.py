@@ -12,7 +12,20 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cleanup.engine.errors import EngineError
-from cleanup.management import areas, auditing, exchange, insight, marks, orphans, tools, verbs, verifiers
+from cleanup.management import (
+    areas,
+    auditing,
+    exchange,
+    insight,
+    marks,
+    measuring,
+    orphans,
+    policies,
+    tools,
+    trash,
+    verbs,
+    verifiers,
+)
 from cleanup.management.arguments import declare
 from cleanup.management.bench import bench
 from cleanup.management.explain import explain
@@ -25,23 +38,34 @@ VERBS: dict[str, verbs.Verb] = {
     "areas marks": marks.areas_marks,
     "areas enable": areas.areas_enable,
     "areas disable": areas.areas_disable,
+    "areas protect": areas.areas_protect,
     "areas move": areas.areas_move,
     "areas remove": areas.areas_remove,
     "policies add": verbs.policies_add,
     "policies list": verbs.policies_list,
     "policies mode": verbs.policies_mode,
     "policies verifiers": verifiers.policies_verifiers,
-    "plan": verbs.plan,
+    "policies set": policies.policies_set,
+    "policies history": policies.policies_history,
+    "policies revert": policies.policies_revert,
+    "plan": policies.plan,
+    "previews list": policies.previews_list,
+    "previews cancel": policies.previews_cancel,
     "run": verbs.run,
     "approve": verbs.approve,
     "reject": verbs.reject,
     "stop": verbs.stop,
     "restore": orphans.restore,
+    "extend": trash.extend,
+    "orders list": trash.orders_list,
+    "orders stop": trash.orders_stop,
+    "orders run": trash.orders_run,
     "orphans": orphans.orphans,
     "purge": verbs.purge,
     "hold": verbs.hold,
     "release": verbs.release,
     "report": insight.report,
+    "measure": measuring.measure,
     "audit verify": auditing.audit_verify,
     "audit list": auditing.audit_list,
     "audit checkpoint": auditing.audit_checkpoint,
@@ -55,6 +79,8 @@ VERBS: dict[str, verbs.Verb] = {
     "daemon": tools.daemon,
     "bench": bench,
     "explain": explain,
+    "verifiers list": verifiers.verifiers_list,
+    "verifiers test": verifiers.verifiers_test,
 }
 
 

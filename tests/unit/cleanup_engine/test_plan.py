@@ -38,9 +38,9 @@ def test_a_plan_lists_what_goes_by_path_with_its_identity() -> None:
 
 
 def test_each_kept_candidate_is_told_with_its_reason() -> None:
-    told: list[tuple[bytes, Reason, str]] = []
-    plan(on_kept=lambda path, reason, detail: told.append((path, reason, detail)))
-    assert told == [(b"young", Reason.YOUNGER_THAN_AGE, "")]
+    told: list[tuple[bytes, Reason, str, int]] = []
+    plan(on_kept=lambda *kept: told.append(kept))
+    assert told == [(b"young", Reason.YOUNGER_THAN_AGE, "", YOUNG.stat.size)]
 
 
 def test_a_result_and_its_metadata_are_one_item_of_two_files() -> None:

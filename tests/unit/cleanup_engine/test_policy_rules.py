@@ -190,7 +190,7 @@ def test_one_member_that_must_stay_keeps_the_whole_bundle_and_is_named(bad: Cand
     made = plan(
         changed(WHOLE, exclude=("*.part",)), [a_file("job-1/a"), bad, a_file("job-1/z"), a_file("job-2/a")],
         holds=[Hold(pattern="held")],
-        on_kept=lambda path, why, detail: told.__setitem__(path, (str(why), detail)),
+        on_kept=lambda path, why, detail, _: told.__setitem__(path, (str(why), detail)),
     )  # fmt: skip
     assert [item.shown for item in made.items] == ["job-2/a"]
     assert told[b"job-1/a"] == told[b"job-1/z"]

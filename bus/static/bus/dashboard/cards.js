@@ -67,8 +67,8 @@ export class Cards {
     this._over = new Set();
   }
 
-  /** Show the jobs that run: `[{topic, task_id, epoch}]`. */
-  sync(tasks) {
+  /** Show the jobs that run, as seen at `now` (ms): `[{topic, task_id, epoch, silent}]`. */
+  sync(tasks, now) {
     const running = new Set(tasks.map((task) => `${task.topic}@${task.epoch}`));
     for (const [key, card] of this._cards) {
       card.missing = running.has(key) ? 0 : card.missing + 1;
@@ -77,7 +77,31 @@ export class Cards {
     }
     for (const key of this._over) if (!running.has(key)) this._over.delete(key);
     for (const task of tasks) this._open(task, `${task.topic}@${task.epoch}`);
+    for (const { topic, epoch, silent } of tasks) this._heard(`${topic}@${epoch}`, silent, now);
+    this.tick(now);
     this._changed();
+  }
+
+  /** Say how long nothing was heard of the workers that are silent. */
+  tick(now) {
+    for (const { element, ended, silentSince } of this._cards.values()) {
+      const is = silentSince !== null && !ended;
+      const note = element.querySelector("[data-silent]");
+      element.dataset.silent = is ? "yes" : "no";
+      note.hidden = !is;
+      note.textContent = is ? `no sign of life for ${duration((now - silentSince) / 1000)}` : "";
+    }
+  }
+
+  /** A worker renews its lease; `silent` seconds without that is a worker that is frozen, dead or cut off. */
+  _heard(key, silent, now) {
+    const card = this._cards.get(key);
+    if (!card) return;
+    const was = card.silentSince;
+    card.silentSince = silent === null || silent === undefined ? null : now - 1000 * silent;
+    if (was === null && card.silentSince !== null) {
+      this._parts.announce(`Task ${card.element.dataset.task}: no sign of life of its worker`);
+    }
   }
 
   get size() {
@@ -93,7 +117,7 @@ export class Cards {
     element.dataset.task = task.task_id;
     element.querySelector("[data-title]").textContent = task.task_id;
     element.querySelector("progress").setAttribute("aria-label", `Progress of ${task.task_id}`);
-    const card = { element, view: EMPTY, ended: false, missing: 0, progress: null };
+    const card = { element, view: EMPTY, ended: false, missing: 0, silentSince: null, progress: null };
     this._cards.set(key, card);
     this._parts.list.append(element);
     card.progress = connectProgress(
@@ -127,6 +151,7 @@ export class Cards {
 
   _ended(card, task) {
     card.ended = true;
+    this.tick(Date.now());
     card.element.querySelector("[data-left]").textContent = "";
     this._parts.announce(`Task ${task.task_id} ${card.view.status}`);
   }

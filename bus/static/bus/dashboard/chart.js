@@ -24,7 +24,7 @@ function options(element) {
   return {
     width: element.clientWidth,
     height: HEIGHT,
-    padding: [12, 8, 0, 0],
+    padding: [12, 26, 0, 0], // room for the last word of the time axis
     legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
     scales: {
@@ -72,6 +72,13 @@ export class LineChart {
       values.shift();
     }
     this._draw();
+  }
+
+  /** What the line shows, in words. */
+  words() {
+    const values = this._data[1];
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return `Line chart of live connections over the last 5 minutes: now ${values.at(-1)}, between ${low} and ${high}`;
   }
 
   /** Draw again with the colours of the scheme that now holds. */

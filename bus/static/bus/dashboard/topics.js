@@ -19,6 +19,10 @@ function row(template, topic, speed, now) {
   const link = element.querySelector("a");
   link.textContent = topic.name;
   link.href = topic.url;
+  const follow = element.querySelector("[data-follow]");
+  follow.dataset.follow = topic.name;
+  follow.href = `?trace=${encodeURIComponent(topic.name)}`;
+  follow.setAttribute("aria-label", `Trace ${topic.name}`);
   const set = (name, text) => (element.querySelector(`[data-${name}]`).textContent = text);
   set("rate", rate(speed));
   set("last", count(topic.last_offset));

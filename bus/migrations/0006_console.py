@@ -1,0 +1,37 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('bus', '0005_running_task'),
+    ]
+
+    operations = [
+        migrations.CreateModel(
+            name='Pulse',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('kind', models.CharField(max_length=8)),
+                ('name', models.CharField(max_length=200)),
+                ('started_at', models.DateTimeField()),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'ordering': ['kind', 'name'],
+                'constraints': [models.UniqueConstraint(fields=('kind', 'name'), name='bus_pulse_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='BusSample',
+            fields=[
+                ('at', models.DateTimeField(primary_key=True, serialize=False)),
+                ('connections', models.PositiveIntegerField()),
+                ('agents', models.PositiveIntegerField()),
+                ('last_event', models.BigIntegerField(blank=True, null=True)),
+            ],
+            options={
+                'ordering': ['-at'],
+            },
+        ),
+    ]

@@ -1,0 +1,62 @@
+"""The verbs about the trash as a whole: `extend`, and the orders that a worker carries out.
+
+`restore` and `purge` are in `verbs`. With `--queue` each of the three makes an order: everything that the
+options find is then done by a worker, in batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cleanup import operations
+from cleanup.management.output import Answer, size, table
+from cleanup.management.verbs import actor, found_by, in_trash, order_answer, rolled_back
+from cleanup.models import OrderVerb, TrashOrder
+from cleanup.operations import OperationRefused, orders, trash_filters
+
+Options = dict[str, Any]
+
+#: Orders that are listed, the newest.
+_MOST = 50
+
+
+def extend(options: Options) -> Answer:
+    """Keep files in the trash for longer."""
+    if options["queue"] and not options["dry_run"]:
+        if options["item"]:
+            raise OperationRefused("single items are done at once: --queue is for what is found")
+        made = orders.order(OrderVerb.EXTEND, found_by(options), actor=actor(), by=options["by"])
+        return order_answer(made)
+    ids = in_trash(options)
+    if options["dry_run"]:
+        line = f"{len(ids)} items would stay longer."
+        return Answer(data={"extended": 0, "items": len(ids), "dry_run": True}, lines=[line])
+    number = operations.extend_grace(ids, by=options["by"], actor=actor())
+    return Answer(data={"extended": number}, lines=[f"{number} items stay longer."])
+
+
+def orders_list(_: Options) -> Answer:
+    """The newest orders."""
+    rows = list(TrashOrder.objects.all()[:_MOST])
+    data = [dict(order_answer(row).data) for row in rows]
+    lines = table(
+        [
+            [row.pk, row.verb, row.state, f"{row.done_files} of {row.files}", size(row.bytes),
+             trash_filters.in_words(row.filter)]
+            for row in rows
+        ],
+        header=["ORDER", "VERB", "STATE", "FILES", "BYTES", "OF"],
+    )  # fmt: skip
+    return Answer(data={"orders": data}, lines=lines)
+
+
+@rolled_back
+def orders_stop(options: Options) -> Answer:
+    """End an order."""
+    return order_answer(orders.stop_order(orders.find_order(options["order"]), actor=actor()))
+
+
+def orders_run(options: Options) -> Answer:
+    """Go on with an order here."""
+    found = orders.find_order(options["order"])
+    return order_answer(found if options["dry_run"] else orders.carry_out_order(found.pk))

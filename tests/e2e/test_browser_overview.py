@@ -1,0 +1,153 @@
+"""The first page of the console in a real browser: lamps that turn red by themselves, charts, ways on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.browser import Browser, site_with_people
+from tests.harness import Site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(240)]
+
+_ROWS = """
+from datetime import timedelta
+from pathlib import Path
+from django.utils import timezone
+from bus.models import BusSample
+from cleanup import operations
+from tests.retention import ANNA, Staging
+staging = Staging(Path({folder!r}), "staged")
+staging.fill(4)
+staging.run(staging.policy("old"))
+now = timezone.now().replace(second=0, microsecond=0)
+BusSample.objects.bulk_create(
+    BusSample(
+        at=now - timedelta(minutes=back), connections=3 + back % 5, agents=2, last_event=10**6 - 120 * back
+    )
+    for back in range(1, 300)
+)
+operations.verify_audit()
+"""
+
+#: How many pixels of a chart are painted.
+_PAINTED = """
+const canvas = document.querySelector(arguments[0] + " canvas");
+if (!canvas || !canvas.width || !canvas.height) return 0;
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+let painted = 0;
+for (let at = 3; at < pixels.length; at += 4) painted += pixels[at] > 0;
+return painted;
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with site_with_people(DJANGO_SETTINGS_MODULE="tests.e2e.lively_settings") as site:
+        site.python(_ROWS.format(folder=str(site.folder)))
+        yield site
+
+
+@pytest.fixture(scope="module")
+def window(site: Site) -> Iterator[Browser]:
+    browser = Browser(site)
+    browser.log_in("viewer")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(window: Browser) -> Iterator[Browser]:
+    """The page, freshly opened; whatever a test does there, the console of the browser stays clean."""
+    window.complaints()
+    window.open("/admin/")
+    yield window
+    assert window.complaints() == []
+
+
+def lamp(page: Browser, name: str) -> tuple[str, str]:
+    """The tone of a lamp and what it says, after the page has asked for its parts as it does by itself."""
+    page.driver.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    find = (
+        "const found = document.querySelector(`[data-part=lamps] li[data-name=${arguments[0]}]`);"
+        "return found ? [found.dataset.lamp, found.textContent] : ['', '']"
+    )
+    tone, text = page.driver.execute_script(find, name)
+    return str(tone), " ".join(text.split())
+
+
+def test_a_frozen_worker_is_noticed_while_somebody_looks(site: Site, page: Browser):
+    site.start_worker()
+    site.start_beat()
+    page.driver.execute_script("window.seenBefore = true")
+    page.until(lambda: lamp(page, "worker")[0] == "good", what="a worker that works", timeout=60)
+    site.worker.freeze()
+    try:
+        page.until(
+            lambda: "no worker has begun a task for" in lamp(page, "worker")[1],
+            what="the lamp of the frozen worker",
+            timeout=60,
+        )
+        tone, said = lamp(page, "worker")
+        assert tone == "bad"
+        assert "while beat goes on" in said
+        assert "kill it and start it again" in said
+        assert "beat" not in [
+            found.get_attribute("data-name") for found in page.all(".o-lamp[data-lamp=bad]")
+        ]
+        page.until(lambda: "needs somebody" in page.text("[data-announce]"), what="what is said aloud")
+    finally:
+        site.worker.thaw()
+    page.until(lambda: lamp(page, "worker")[0] == "good", what="the worker that goes on", timeout=60)
+    assert page.driver.execute_script("return window.seenBefore"), "the page was never loaded anew"
+
+
+def test_a_tampered_audit_turns_the_lamp_red(site: Site, page: Browser):
+    page.until(lambda: lamp(page, "audit")[0] == "good", what="an audit that was verified")
+    ((actor,),) = site.sql("SELECT actor FROM cleanup_auditentry WHERE seq = 2")
+    site.sql("UPDATE cleanup_auditentry SET actor = 'mallory' WHERE seq = 2")
+    try:
+        site.manage("cleanup", "audit", "verify", accept=(1, 2))
+        page.until(lambda: lamp(page, "audit")[0] == "bad", what="the red lamp")
+        assert "tampered with" in lamp(page, "audit")[1]
+        first = page.driver.execute_script(
+            "return document.querySelector('[data-part=lamps] li').dataset.lamp"
+        )
+        assert first == "bad", "red comes first"
+        page.until(lambda: _follow(page, "[data-name=audit] a", "/auditentry/"), what="the way to the audit")
+    finally:
+        site.sql("UPDATE cleanup_auditentry SET actor = %s WHERE seq = 2", actor)
+        site.manage("cleanup", "audit", "verify")
+    page.open("/admin/")
+    page.until(lambda: lamp(page, "audit")[0] == "good", what="an audit that is whole again")
+
+
+def _follow(page: Browser, selector: str, wanted: str) -> bool:
+    """Click a link that may be replaced meanwhile; whether it has led where it should."""
+    page.driver.execute_script("document.querySelector(arguments[0])?.click()", selector)
+    return wanted in page.driver.current_url
+
+
+def test_the_chart_is_drawn_live_and_from_what_was_noted(page: Browser):
+    page.until(lambda: page.driver.execute_script(_PAINTED, "[data-chart=live]") > 200, what="the live chart")
+    page.until(lambda: "Connections:" in page.text("[data-chart-text]"), what="the chart in words")
+    page.click('[data-back="24h"]')
+    page.until(
+        lambda: "Events: at most 2 a second" in page.text("[data-chart-text]"), what="the day in words"
+    )
+    painted = page.driver.execute_script(_PAINTED, "[data-chart=history]")
+    assert painted > 200
+    assert page.one('[data-back="24h"]').get_attribute("aria-pressed") == "true"
+    assert page.driver.execute_script("return document.querySelector('[data-chart=live]').hidden")
+
+
+def test_bars_of_bytes_are_other_bars_than_those_of_files(page: Browser):
+    page.click('[data-unit="bytes"]')
+    assert page.one("[data-by]").get_attribute("data-by") == "bytes"
+    assert "4\u00a0files, 28\u00a0B" in page.text(".o-table")
+
+
+def test_a_day_of_the_calendar_leads_to_what_is_purged_then(page: Browser):
+    page.until(lambda: _follow(page, ".o-calendar a", "purge_day="), what="the way to the trash")
+    assert len(page.all("#result_list tbody tr")) == 4
