@@ -76,7 +76,7 @@ class PolicyPreview(Job):
 
 
 class PreviewBatch(models.Model):
-    """A stretch of a preview's files of one kind and reason, packed: its lists and its CSV are read from it."""
+    """Files of one kind and reason of a preview, packed: its lists and its CSV are read from these."""
 
     preview = models.ForeignKey(PolicyPreview, on_delete=models.CASCADE, related_name="batches")
     number = models.PositiveIntegerField()
