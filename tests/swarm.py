@@ -331,8 +331,17 @@ class Feeder(Client):
 
     def enough(self, timeout: float = 90.0) -> list[Acked]:
         """Begin no more, and wait for the acks of those on their way."""
-        self.count = self._next - 1
+        # In the thread that sends: between its look at the count and its sending nothing may come in.
+        asyncio.run_coroutine_threadsafe(self._stop_beginning(), self._loop_of_task()).result(timeout)
         return self.finish(timeout)
+
+    async def _stop_beginning(self) -> None:
+        self.count = self._next - 1
+
+    def _loop_of_task(self) -> asyncio.AbstractEventLoop:
+        if self.task is None:
+            raise RuntimeError(f"{self.name} was never started")
+        return self.task.get_loop()
 
     def finish(self, timeout: float = 90.0) -> list[Acked]:
         """Wait for all acks."""
@@ -354,6 +363,8 @@ class Feeder(Client):
         while self._next <= self.count:
             while len(self._unacked) >= self.window:
                 await self._wait()
+            if self._next > self.count:
+                break
             number, self._next = self._next, self._next + 1
             self._unacked[number] = time.time()
             await self._send(socket, number)
