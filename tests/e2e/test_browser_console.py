@@ -1,4 +1,4 @@
-"""The console in a real browser: stories of an operator and a viewer (test_browser_screens walks the pages)."""
+"""The console in a real browser: an operator and a viewer at work; test_browser_screens walks the pages."""
 
 from __future__ import annotations
 
