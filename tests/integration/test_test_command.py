@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sqlite_only
 @pytest.fixture
 def outcome() -> command.Outcome:
     step = command.Step(name="pytest", command=[])
-    return command.Outcome(step=step, code=0, seconds=0, counts={})
+    return command.Outcome(step=step, code=0, seconds=0, counts={}, skipped=[])
 
 
 def test_counts_are_read_from_the_last_line_of_pytest(outcome: command.Outcome):
@@ -60,40 +60,6 @@ def test_arguments_go_to_pytest_and_its_verdict_is_ours(tmp_path: Path, body: st
     )
     assert done.returncode == code, done.stdout
     assert words in done.stdout.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "code", "words"),
-    [
-        ("0", "1", 0, "1 passed, 0 failed, 1 flaky"),
-        ("0", "0", 1, "0 passed, 1 failed"),
-    ],
-)
-def test_a_single_failure_is_judged_once_more_alone(tmp_path: Path, capsys, first, second, code, words):
-    (tmp_path / "test_probe.py").write_text(
-        "from pathlib import Path\n"
-        "def test_probe():\n"
-        "    mark = Path(__file__).with_name('mark')\n"
-        f"    again, _ = mark.exists(), mark.touch()\n    assert {second} if again else {first}\n"
-    )
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    pytest_of = [sys.executable, "-m", "pytest", "-c", str(tmp_path / "pytest.ini"), str(tmp_path)]
-    step = command.Step(name="probe", command=pytest_of, again=[*pytest_of, *command.ALONE])
-    runner = command.Command()
-    outcome = runner._run(step)
-    runner._summarise([outcome])
-    assert outcome.code == code
-    said = capsys.readouterr().out
-    assert said.splitlines()[-1] == words
-    assert ("FLAKY, passed alone: probe" in said) is (code == 0)
-
-
-def test_many_failures_are_final(outcome: command.Outcome):
-    outcome.step = command.Step(name="pytest", command=[], again=["pytest"])
-    outcome.counts = {"failed": command.MOST_FLAKY + 1, "passed": 9}
-    assert not command.is_perhaps_flaky(outcome)
-    outcome.counts = {"failed": 1, "errors": 1}
-    assert not command.is_perhaps_flaky(outcome)
 
 
 def test_ci_runs_the_same_command():

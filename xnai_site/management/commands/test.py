@@ -2,9 +2,8 @@
 
 Without arguments: format, lint, types, import contracts, missing migrations, then the tests on SQLite and on
 PostgreSQL. (Tests in JavaScript are started by Python tests, which give them a server.) Arguments go to one
-run of pytest. `--deep` makes the tests run their long figures (they see `TEST_DEEP=1`). One or two tests that
-fail beside thousands of others are run once more, alone: if they pass, they are called flaky, which is a
-defect of its own but not of the commit. What was skipped, or is flaky, is said again in the last lines.
+run of pytest. `--deep` makes the tests run their long figures (they see `TEST_DEEP=1`). What was skipped is
+said again, with its reason, in the last lines.
 """
 
 from __future__ import annotations
@@ -25,10 +24,6 @@ from django.core.management.base import BaseCommand, CommandError
 PACKAGES = ("manage.py", "xnai_site", "bus", "cleanup")
 #: A file at a time to each process; more of them than cores, for most tests wait for servers they started.
 AT_ONCE = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
-#: Only those that failed in the run before, and nothing beside them.
-ALONE = ["-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
-#: So many failures may be an accident of timing among some thousand tests; more are not.
-MOST_FLAKY = 2
 #: The last line of pytest.
 COUNTS = re.compile(r"\b(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 
@@ -42,8 +37,6 @@ class Step:
     environment: Mapping[str, str] = field(default_factory=dict)
     #: Why it cannot run here; empty if it can.
     skip: str = ""
-    #: What runs the few that have failed once more; empty: a failure is final.
-    again: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,11 +49,7 @@ class Outcome:
     #: Words of the runner with their numbers: passed, failed, skipped.
     counts: dict[str, int]
     #: Lines that say what was skipped, and why.
-    skipped: list[str] = field(default_factory=list)
-    #: Lines that say which tests have failed, and how.
-    failed: list[str] = field(default_factory=list)
-    #: Those of them that passed when they were run alone.
-    flaky: list[str] = field(default_factory=list)
+    skipped: list[str]
 
 
 class Command(BaseCommand):
@@ -97,37 +86,20 @@ class Command(BaseCommand):
             return Outcome(step=step, code=0, seconds=0, counts={}, skipped=[f"{step.name}: {step.skip}"])
         self.stdout.flush()
         started = time.monotonic()
-        outcome = self._follow(step, step.command)
-        if is_perhaps_flaky(outcome):
-            self._judge_alone(outcome)
+        outcome = Outcome(step=step, code=0, seconds=0, counts={}, skipped=[])
+        for line in self._lines(step, outcome):
+            self.stdout.write(line, ending="")
+            self.stdout.flush()
+            read_line(line, outcome)
         outcome.seconds = time.monotonic() - started
         verdict = "ok" if outcome.code == 0 else f"FAILED (exit code {outcome.code})"
         self.stdout.write(f"-- {step.name}: {verdict} in {outcome.seconds:.1f} s\n")
         return outcome
 
-    def _follow(self, step: Step, command: list[str]) -> Outcome:
-        """Run a command of a step, say what it says, and read its outcome from that."""
-        outcome = Outcome(step=step, code=0, seconds=0, counts={})
-        for line in self._lines(step, command, outcome):
-            self.stdout.write(line, ending="")
-            self.stdout.flush()
-            read_line(line, outcome)
-        return outcome
-
-    def _judge_alone(self, outcome: Outcome) -> None:
-        """Run the few that failed once more; if all pass, they were flaky."""
-        failed = outcome.counts["failed"]
-        self.stdout.write(self.style.WARNING(f"-- {failed} failed; once more, alone:"))
-        alone = self._follow(outcome.step, outcome.step.again)
-        if alone.code == 0 and alone.counts.get("passed") == failed:
-            outcome.code, outcome.flaky = 0, outcome.failed
-            outcome.counts["passed"] = outcome.counts.get("passed", 0) + failed
-            outcome.counts["flaky"] = outcome.counts.pop("failed")
-
-    def _lines(self, step: Step, command: list[str], outcome: Outcome) -> Iterator[str]:
+    def _lines(self, step: Step, outcome: Outcome) -> Iterator[str]:
         """Run the command and yield what it says, as it says it. Ctrl-C reaches it too; it is waited for."""
         with subprocess.Popen(
-            command,
+            step.command,
             cwd=settings.BASE_DIR,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
             stdout=subprocess.PIPE,
@@ -150,9 +122,6 @@ class Command(BaseCommand):
             )
         for line in dict.fromkeys(line for outcome in outcomes for line in outcome.skipped):
             self.stdout.write(f"skipped: {line}")
-        for outcome in outcomes:
-            for line in outcome.flaky:
-                self.stdout.write(self.style.WARNING(f"FLAKY, passed alone: {outcome.step.name}: {line}"))
         total: dict[str, int] = {"passed": 0, "failed": 0}
         for outcome in outcomes:
             for word, number in outcome.counts.items():
@@ -184,29 +153,16 @@ def all_steps(deep: Mapping[str, str]) -> list[Step]:
             # It compares models with files; a database of the installation need not be there.
             environment={"XNAI_NO_VENV": "1", "DATABASE_URL": "sqlite://:memory:"},
         ),
-        pytest_step("pytest (SQLite)", AT_ONCE, {**deep, "TEST_DATABASE": "sqlite"}, ALONE),
-        pytest_step("pytest (PostgreSQL)", AT_ONCE, {**deep, "TEST_DATABASE": "postgresql"}, ALONE),
+        pytest_step("pytest (SQLite)", AT_ONCE, {**deep, "TEST_DATABASE": "sqlite"}),
+        pytest_step("pytest (PostgreSQL)", AT_ONCE, {**deep, "TEST_DATABASE": "postgresql"}),
     ]
 
 
-def pytest_step(
-    name: str, arguments: list[str], environment: Mapping[str, str], again: Collection[str] = ()
-) -> Step:
-    """A run of pytest; `again`: its arguments for those that failed."""
+def pytest_step(name: str, arguments: list[str], environment: Mapping[str, str]) -> Step:
     colour = ["--color=yes"] if sys.stdout.isatty() else []
-    pytest = [sys.executable, "-m", "pytest", *colour]
     return Step(
-        name=name,
-        command=[*pytest, *arguments],
-        environment=environment,
-        again=[*pytest, *again] if again else [],
+        name=name, command=[sys.executable, "-m", "pytest", *colour, *arguments], environment=environment
     )
-
-
-def is_perhaps_flaky(outcome: Outcome) -> bool:
-    """Whether so few tests have failed that they deserve to be judged alone."""
-    few = 0 < outcome.counts.get("failed", 0) <= MOST_FLAKY
-    return bool(outcome.step.again) and few and not {"error", "errors"} & outcome.counts.keys()
 
 
 def beside_python(program: str) -> Path:
@@ -219,8 +175,6 @@ def read_line(line: str, outcome: Outcome) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
     if plain.startswith("SKIPPED ["):
         outcome.skipped.append(plain.removeprefix("SKIPPED "))
-    elif plain.startswith("FAILED "):
-        outcome.failed.append(plain.removeprefix("FAILED "))
     elif re.match(r"^=* ?\d+ \w+.* in [\d.]+s", plain):
         for number, word in COUNTS.findall(plain):
             outcome.counts[word] = int(number)
