@@ -106,7 +106,6 @@ def test_a_run_trashes_what_the_oracle_says_and_restore_brings_it_all_back(
     assert site.manage_json("cleanup", "audit", "verify")["sound"]
 
 
-@pytest.mark.sqlite_only
 def test_expired_results_go_with_their_metadata_and_the_rest_stays(site: Site) -> None:
     root = area(site, "results")
     plant_results(root, pairs=400, seed=4)
@@ -166,7 +165,6 @@ def test_purge_after_grace_frees_the_space_and_nothing_before(site: Site) -> Non
     assert fingerprints(root) == kept
 
 
-@pytest.mark.sqlite_only
 def test_another_file_system_below_the_area_is_left_alone(site: Site) -> None:
     root = area(site, "mounted")
     for name in ("a.txt", "below/b.txt"):
@@ -244,7 +242,6 @@ def tasks(site: Site) -> tuple[Path, set[bytes]]:
     return root, {b"task-t%d/part.bin" % number for number in range(0, 60, 3)}
 
 
-@pytest.mark.sqlite_only
 def test_files_of_unfinished_tasks_stay_and_while_the_server_is_frozen_all_do(
     site: Site, tasks: tuple[Path, set[bytes]]
 ) -> None:
