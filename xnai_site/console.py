@@ -29,6 +29,21 @@ def _item(title: str, icon: str, model: str) -> dict[str, Any]:
     }
 
 
+def _tabs(app: str, *pages: tuple[str, str]) -> dict[str, Any]:
+    """Lists of one app side by side, as title and model, each for those who may look at it."""
+    return {
+        "models": [f"{app}.{model}" for _, model in pages],
+        "items": [
+            {
+                "title": title,
+                "link": reverse_lazy(f"admin:{app}_{model}_changelist"),
+                "permission": _may(f"{app}.view_{model}"),
+            }
+            for title, model in pages
+        ],
+    }
+
+
 def _group(title: str, *items: dict[str, Any]) -> dict[str, Any]:
     return {"title": title, "separator": True, "collapsible": False, "items": list(items)}
 
@@ -97,73 +112,20 @@ _NAVIGATION = [
     _group("People", _item("Users", "person", "auth.user"), _item("Roles", "group", "auth.group")),
 ]
 
-_CONNECTION_TABS = {
-    "models": ["bus.activeconnection", "bus.connectionsession", "bus.serverinstance"],
-    "items": [
-        {
-            "title": title,
-            "link": reverse_lazy(f"admin:bus_{name}_changelist"),
-            "permission": _may(f"bus.view_{name}"),
-        }
-        for title, name in (
-            ("Live", "activeconnection"),
-            ("History", "connectionsession"),
-            ("Servers", "serverinstance"),
-        )
-    ],
-}
-
-_KEY_TABS = {
-    "models": ["bus.apikey", "bus.tokenrevocation"],
-    "items": [
-        {
-            "title": title,
-            "link": reverse_lazy(f"admin:bus_{name}_changelist"),
-            "permission": _may(f"bus.view_{name}"),
-        }
-        for title, name in (("API keys", "apikey"), ("Revoked tokens", "tokenrevocation"))
-    ],
-}
-
-_AUDIT_TABS = {
-    "models": ["cleanup.auditentry", "cleanup.auditcheckpoint"],
-    "items": [
-        {
-            "title": title,
-            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
-            "permission": _may(f"cleanup.view_{name}"),
-        }
-        for title, name in (("Entries", "auditentry"), ("Checkpoints", "auditcheckpoint"))
-    ],
-}
-
-_POLICY_TABS = {
-    "models": ["cleanup.retentionpolicy", "cleanup.policypreview", "cleanup.policyversion"],
-    "items": [
-        {
-            "title": title,
-            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
-            "permission": _may(f"cleanup.view_{name}"),
-        }
-        for title, name in (
-            ("Policies", "retentionpolicy"),
-            ("Previews", "policypreview"),
-            ("Versions", "policyversion"),
-        )
-    ],
-}
-
-_TRASH_TABS = {
-    "models": ["cleanup.cleanupitem", "cleanup.trashorder"],
-    "items": [
-        {
-            "title": title,
-            "link": reverse_lazy(f"admin:cleanup_{name}_changelist"),
-            "permission": _may(f"cleanup.view_{name}"),
-        }
-        for title, name in (("Files", "cleanupitem"), ("Orders", "trashorder"))
-    ],
-}
+_TABS = [
+    _tabs(
+        "bus", ("Live", "activeconnection"), ("History", "connectionsession"), ("Servers", "serverinstance")
+    ),
+    _tabs("bus", ("API keys", "apikey"), ("Revoked tokens", "tokenrevocation")),
+    _tabs("cleanup", ("Entries", "auditentry"), ("Checkpoints", "auditcheckpoint")),
+    _tabs(
+        "cleanup",
+        ("Policies", "retentionpolicy"),
+        ("Previews", "policypreview"),
+        ("Versions", "policyversion"),
+    ),
+    _tabs("cleanup", ("Files", "cleanupitem"), ("Orders", "trashorder")),
+]
 
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "XNAi",
@@ -189,5 +151,5 @@ UNFOLD: dict[str, Any] = {
     "LOGIN": {"image": _static("bus/login.svg")},
     "DASHBOARD_CALLBACK": "xnai_site.overview.overview",
     "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": _NAVIGATION},
-    "TABS": [_CONNECTION_TABS, _KEY_TABS, _AUDIT_TABS, _POLICY_TABS, _TRASH_TABS],
+    "TABS": _TABS,
 }
