@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, transaction
+from django.db import transaction
 from django.db.models import Q
 
-from cleanup.engine.errors import AreaBusy, EngineError, RunStopped
+from cleanup.engine.errors import RunStopped
 from cleanup.engine.states import ItemState
 from cleanup.models import CleanupItem, JobState, OrderVerb, StagingArea, TrashOrder
 from cleanup.operations.areas import locked, opened
@@ -34,7 +34,6 @@ from cleanup.operations.runs import send
 from cleanup.operations.trash_filters import count, fits, matching
 from cleanup.stores import Actor, DatabaseAuditSink, jobs, record
 from cleanup.stores.feed import tell
-from cleanup.stores.leases import LeaseLost
 from cleanup.stores.sql import chunks, database_now
 
 logger = logging.getLogger(__name__)
@@ -189,26 +188,8 @@ class _Worker:
 
     def run_slice(self) -> None:
         """Work until the slice or the order is over, and leave the row saying which."""
-        try:
-            through = self.work()
-        except LeaseLost as lost:
-            logger.warning("%s", lost)
-        except RunStopped as stopped:
-            self.finish(JobState.STOPPED, str(stopped))
-        except AreaBusy:
-            jobs.give_back(self.order)
-            raise
-        except EngineError as error:
-            self.finish(JobState.REFUSED, str(error))
-        except OSError as error:
-            self.finish(JobState.FAILED, f"{type(error).__name__}: {error}")
-        except DatabaseError:
-            raise
-        except Exception as error:
-            self.finish(JobState.FAILED, f"{type(error).__name__}: {error}")
-            raise
-        else:
-            if through:
+        with jobs.ended_by(self.order, self.finish):
+            if self.work():
                 self.finish(JobState.DONE, "")
             else:
                 jobs.give_back(self.order)

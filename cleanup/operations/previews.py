@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from cleanup.engine.errors import EngineError, RunStopped
@@ -28,7 +28,6 @@ from cleanup.operations.surveys import Survey, survey
 from cleanup.operations.versions import fields_of, fields_of_version, find_version, with_fields
 from cleanup.stores import Actor, jobs
 from cleanup.stores.feed import tell
-from cleanup.stores.leases import LeaseLost
 from cleanup.stores.previews import PreviewWriter
 from cleanup.stores.sql import database_now
 
@@ -219,21 +218,8 @@ class _Looking:
         self.what = ""
 
     def look(self) -> None:
-        try:
+        with jobs.ended_by(self.preview, self.end):
             self.judge()
-        except LeaseLost as lost:
-            logger.warning("%s", lost)
-        except RunStopped as stopped:
-            self.end(JobState.STOPPED, str(stopped))
-        except EngineError as error:
-            self.end(JobState.REFUSED, str(error))
-        except OSError as error:
-            self.end(JobState.FAILED, f"{type(error).__name__}: {error}")
-        except DatabaseError:
-            raise
-        except Exception as error:
-            self.end(JobState.FAILED, f"{type(error).__name__}: {error}")
-            raise
 
     def judge(self) -> None:
         preview, now = self.preview, database_now()

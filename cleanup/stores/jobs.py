@@ -8,16 +8,23 @@ worker that was paused leaves nothing behind.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db import DatabaseError
 from django.db.models import QuerySet
 
 from cleanup.conf import conf
+from cleanup.engine.errors import AreaBusy, EngineError, RunStopped
 from cleanup.models import JobState
 from cleanup.models.console import Job
 from cleanup.stores.leases import LeaseLost, is_dead, owner_name
+
+logger = logging.getLogger(__name__)
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -61,6 +68,37 @@ def end(job: Job, state: JobState, *, now: datetime, message: str = "", **change
 def give_back(job: Job, **changes: Any) -> bool:
     """Let the next worker go on with the job. False if it has passed to somebody else already."""
     return bool(_held(job).update(lease_owner="", lease_until=None, **changes))
+
+
+@contextmanager
+def ended_by(job: Job, finish: Callable[[JobState, str], None]) -> Iterator[None]:
+    """End the job by `finish(state, message)` as whatever stops its work asks for.
+
+    A job that has passed to another worker is left to it, and one whose area is busy is given back.
+
+    Raises:
+        AreaBusy: the job can be gone on with.
+        django.db.DatabaseError: the row is as it was; the lease will run out, and another worker goes on.
+        Exception: something unforeseen, after the job has failed by it.
+    """
+    try:
+        yield
+    except LeaseLost as lost:
+        logger.warning("%s", lost)
+    except RunStopped as stopped:
+        finish(JobState.STOPPED, str(stopped))
+    except AreaBusy:
+        give_back(job)
+        raise
+    except EngineError as error:
+        finish(JobState.REFUSED, str(error))
+    except OSError as error:
+        finish(JobState.FAILED, f"{type(error).__name__}: {error}")
+    except DatabaseError:
+        raise
+    except Exception as error:
+        finish(JobState.FAILED, f"{type(error).__name__}: {error}")
+        raise
 
 
 def abandoned(model: type[JobT], *, now: datetime) -> list[UUID]:
