@@ -57,7 +57,10 @@ api = NinjaAPI(
     description=DESCRIPTION,
     urls_namespace="bus-api",
     parser=StrictParser(),
-    docs=LocalSwagger(settings={"defaultModelsExpandDepth": 0, "tryItOutEnabled": False}),
+    # Without deep links a path is text inside the button of its operation; with them, a link within a button.
+    docs=LocalSwagger(
+        settings={"defaultModelsExpandDepth": 0, "tryItOutEnabled": False, "deepLinking": False}
+    ),
 )
 
 

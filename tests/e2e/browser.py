@@ -17,6 +17,9 @@ PASSWORD = "a-word-for-tests"
 #: Wide, as on a tablet, as on a phone.
 SIZES = ((1440, 1000), (768, 1024), (390, 844))
 
+#: Seconds within which a page does what it should. Not a promise: it is long, for machines with much to do.
+PATIENCE = 60.0
+
 _ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -36,6 +39,15 @@ if (document.documentElement.scrollWidth <= edge) return [];
 return [...document.querySelectorAll("body *")]
   .filter((element) => element.getBoundingClientRect().right > edge + 1)
   .map((element) => `${element.tagName}.${element.className}`).slice(0, 8);
+"""
+
+
+_CHOOSE = """
+const field = document.querySelector(arguments[0]);
+const fits = (one) => one.value === arguments[1] || one.text.startsWith(arguments[1]);
+field.value = [...field.options].find(fits).value;
+field.dispatchEvent(new Event("input", {bubbles: true}));
+field.dispatchEvent(new Event("change", {bubbles: true}));
 """
 
 
@@ -91,43 +103,89 @@ class Browser:
     def log_in(self, name: str) -> None:
         """Log in by the form."""
         self.open("/admin/login/")
-        self.one("[name=username]").send_keys(name)
-        self.one("[name=password]").send_keys(PASSWORD)
+        self.write("[name=username]", name)
+        self.write("[name=password]", PASSWORD)
         self.click("#login-form [type=submit]")
         self.until(lambda: "/login/" not in self.driver.current_url, what="the log-in")
 
-    def all(self, selector: str) -> list[Any]:
-        """Every element that the CSS selector finds."""
-        return list(self.driver.find_elements("css selector", selector))
+    def run(self, script: str, *given: Any) -> Any:
+        """Run a script on the page: what it reads belongs to one moment, whatever is replaced later."""
+        return self.driver.execute_script(script, *given)
 
-    def one(self, selector: str) -> Any:
-        """The first element that the CSS selector finds, waited for."""
-        return self.until(lambda: self.all(selector), what=selector)[0]
-
-    def click(self, selector: str) -> None:
-        """Bring an element into sight and click it."""
-        element = self.one(selector)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+    def count(self, selector: str) -> int:
+        """How many elements the CSS selector finds now."""
+        return int(self.run("return document.querySelectorAll(arguments[0]).length", selector))
 
     def text(self, selector: str) -> str:
-        """What an element says, whether in sight or not."""
-        script = "const found = document.querySelector(arguments[0]); return found ? found.textContent : ''"
-        return str(self.driver.execute_script(script, selector)).strip()
+        """What the first element says, whether in sight or not; nothing if there is none."""
+        return str(
+            self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+        ).strip()
 
-    def until(self, condition: Callable[[], Any], *, what: str, timeout: float = 15.0) -> Any:
-        """Wait until the condition holds, and return its value; an element may be replaced meanwhile."""
-        from selenium.common.exceptions import StaleElementReferenceException
+    def attribute(self, selector: str, name: str) -> str:
+        """An attribute of the first element; nothing if there is no such one."""
+        script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? ''"
+        return str(self.run(script, selector, name))
+
+    def is_shown(self, selector: str) -> bool:
+        """Whether the first element is there and in sight."""
+        return bool(
+            self.run("return document.querySelector(arguments[0])?.checkVisibility() ?? false", selector)
+        )
+
+    def see(self, selector: str) -> None:
+        """Wait until there is such an element."""
+        self.until(lambda: self.count(selector), what=selector)
+
+    def miss(self, selector: str) -> None:
+        """Wait until there is no such element any more."""
+        self.until(lambda: not self.count(selector), what=f"the end of {selector}")
+
+    def click(self, selector: str) -> None:
+        """Bring an element into sight and click it; one that is replaced or covered meanwhile, again."""
+        self.until(lambda: self._click(selector), what=f"a click on {selector}")
+
+    def write(self, selector: str, text: str) -> None:
+        """Type into a field in place of what it holds; one that is replaced meanwhile, again."""
+        self.until(lambda: self._write(selector, text), what=f"the field {selector}")
+
+    def choose(self, selector: str, wanted: str) -> None:
+        """Choose the option of a select that has this value, or whose text begins so."""
+        self.run(_CHOOSE, selector, wanted)
+
+    def _click(self, selector: str) -> bool:
+        element = self.driver.find_element("css selector", selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+        return True
+
+    def _write(self, selector: str, text: str) -> bool:
+        field = self.driver.find_element("css selector", selector)
+        field.clear()
+        field.send_keys(text)
+        return True
+
+    def until(self, condition: Callable[[], Any], *, what: str, timeout: float = PATIENCE) -> Any:
+        """Wait until the condition holds, and return its value."""
+        from selenium.common import exceptions as passing
         from selenium.webdriver.support.ui import WebDriverWait
 
         wait = WebDriverWait(
-            self.driver, timeout, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException]
+            self.driver,
+            timeout,
+            poll_frequency=0.05,
+            ignored_exceptions=[
+                passing.NoSuchElementException,
+                passing.StaleElementReferenceException,
+                passing.ElementNotInteractableException,
+                passing.ElementClickInterceptedException,
+            ],
         )
         return wait.until(lambda _: condition(), f"{what} on {self.driver.current_url}")
 
     def overflow(self) -> list[str]:
         """What makes the page scroll sideways."""
-        return list(self.driver.execute_script(_OVERFLOW))
+        return list(self.run(_OVERFLOW))
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console since the last call: scripts, policy, missing files."""

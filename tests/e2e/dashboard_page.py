@@ -41,9 +41,7 @@ def card(task_id: str) -> str:
 
 
 def write(page: Browser, selector: str, text: str) -> None:
-    field = page.one(selector)
-    field.clear()
-    field.send_keys(text)
+    page.write(selector, text)
 
 
 def follow(page: Browser, name: str) -> None:
@@ -52,7 +50,7 @@ def follow(page: Browser, name: str) -> None:
     page.click("[data-part=trace-form] [type=submit]")
     page.until(lambda: name.removeprefix("agent:") in page.text("[data-part=trace-name]"), what="the trace")
     ready = "return document.querySelector('[data-part=trace-rows]').dataset.ready"
-    page.until(lambda: page.driver.execute_script(ready) == "yes", what="the subscription")
+    page.until(lambda: page.run(ready) == "yes", what="the subscription")
 
 
 def offsets(page: Browser) -> list[int]:
@@ -60,7 +58,7 @@ def offsets(page: Browser) -> list[int]:
     script = (
         "return [...document.querySelectorAll('[data-part=trace-rows] > li')].map((li) => li.dataset.offset)"
     )
-    return [int(found or 0) for found in reversed(page.driver.execute_script(script))]
+    return [int(found or 0) for found in reversed(page.run(script))]
 
 
 def publish(site: Site, topic: str, number: int) -> None:

@@ -42,26 +42,19 @@ def choose_and_ask(window: Browser, agent: str, action: str) -> str:
     An agent that comes again meanwhile has another row: then from the beginning.
     """
     window.open(f"{CONNECTIONS}?q={agent}")
-    if not window.all("#result_list tbody input.action-select"):
+    if not window.count("#result_list tbody input.action-select"):
         return ""
     window.click("#result_list tbody input.action-select")
-    window.driver.execute_script(
-        "const choice = document.querySelector('select[name=action]');"
-        "choice.value = arguments[0]; choice.dispatchEvent(new Event('input', {bubbles: true}));"
-        "choice.dispatchEvent(new Event('change', {bubbles: true}));",
-        action,
-    )
+    window.choose("select[name=action]", action)
     window.click("#changelist-actions button[type=submit]")
     window.until(
-        lambda: window.all(".x-ask h2") or window.all("#result_list, .messagelist"), what="an answer"
+        lambda: window.count(".x-ask h2") or window.count("#result_list, .messagelist"), what="an answer"
     )
     return window.text(".x-ask h2")
 
 
 def fill(window: Browser, name: str, text: str) -> None:
-    field = window.one(f"[name={name}]")
-    field.clear()
-    field.send_keys(text)
+    window.write(f"[name={name}]", text)
 
 
 def answered(window: Browser, words: str) -> None:
@@ -71,7 +64,7 @@ def answered(window: Browser, words: str) -> None:
 
 def is_listed(window: Browser, agent: str) -> bool:
     window.open(f"{CONNECTIONS}?q={agent}")
-    return bool(window.all("#result_list tbody tr"))
+    return window.count("#result_list tbody tr") > 0
 
 
 def inbox(agent: StockClient, name: str) -> list[Any]:

@@ -36,12 +36,12 @@ def test_dark_is_dark(window: Browser):
         window.prefer(color_scheme="dark")
         window.open("/admin/")
         ground = "return getComputedStyle(document.querySelector('#main')).backgroundColor"
-        lightness = "oklch" in (shown := window.driver.execute_script(ground)) and float(
+        lightness = "oklch" in (shown := window.run(ground)) and float(
             shown.removeprefix("oklch(").split()[0].rstrip("%")
         )
         assert lightness < 0.3, shown
         figure = "return getComputedStyle(document.querySelector('.x-figure')).backgroundColor"
-        assert window.driver.execute_script(figure) == shown
+        assert window.run(figure) == shown
     finally:
         window.prefer(color_scheme="light")
 
@@ -51,13 +51,10 @@ def test_a_plan_above_its_brake_is_approved_by_typing_the_number(site: Site, win
     window.click("#result_list tbody th a, #result_list tbody td a")
     window.click(".x-bar a")
     assert "3\u00a0files" in window.text(".x-ask h2")
-    number = window.one("[name=number]")
-    number.send_keys("4")
+    window.write("[name=number]", "4")
     window.click(".x-ask button[type=submit]")
     window.until(lambda: "the plan has 3 files, not 4" in window.text(".x-error"), what="the refusal")
-    number = window.one("[name=number]")
-    number.clear()
-    number.send_keys("3")
+    window.write("[name=number]", "3")
     window.click(".x-ask button[type=submit]")
     window.until(lambda: "Approved. A worker takes it up now." in window.text("body"), what="the answer")
     assert site.sql("SELECT count(*) FROM cleanup_cleanuprun WHERE state = 'approved'") == [(1,)]
@@ -74,8 +71,8 @@ def test_a_viewer_finds_no_button_that_changes(site: Site):
         ):
             browser.open(path)
             # The filters are forms of their own, by GET; every other button changes something.
-            assert not browser.all(".x-button:not(.x-filter *)"), path
-            assert not browser.all("input.action-select"), path
+            assert not browser.count(".x-button:not(.x-filter *)"), path
+            assert not browser.count("input.action-select"), path
         assert "Users" not in browser.text("#nav-sidebar")
         assert browser.complaints() == []
     finally:

@@ -45,13 +45,13 @@ def test_a_browser_reads_a_stream_comes_again_and_stays_away_in_the_end(site: Si
     def told(count: int) -> list[list[object]]:
         ready = f"return window.told.length >= {count} && JSON.stringify(window.told)"
         what = f"{count} events"
-        return list(json.loads(window.until(lambda: window.driver.execute_script(ready), what=what)))
+        return list(json.loads(window.until(lambda: window.run(ready), what=what)))
 
     def step(number: int) -> None:
         call("publish", channel="task:browser", data={"event_type": "output", "n": number})
 
     step(1)
-    window.driver.execute_script(_LISTEN, "/events/task:browser?since=0")
+    window.run(_LISTEN, "/events/task:browser?since=0")
     step(2)
     assert [offset for _, offset, _ in told(2)] == ["1", "2"]
     site.web[0].terminate()
@@ -61,7 +61,7 @@ def test_a_browser_reads_a_stream_comes_again_and_stays_away_in_the_end(site: Si
     names = [(name, offset) for name, offset, _ in told(6) if name != "disconnect"]
     assert names == [("output", "1"), ("output", "2"), ("output", "3"), ("task.completed", "4")]
     closed = "return window.source.readyState === EventSource.CLOSED"
-    window.until(lambda: window.driver.execute_script(closed), what="the browser to stay away")
+    window.until(lambda: window.run(closed), what="the browser to stay away")
 
 
 @pytest.mark.parametrize(("size", "scheme"), list(zip(SIZES, ("light", "dark", "dark"), strict=True)))
@@ -72,10 +72,10 @@ def test_the_page_of_the_api_works_under_the_policy(
     window.resize(*size)
     window.complaints()
     window.open("/api/docs")
-    window.one("#operations-topics-publish .opblock-summary-control").click()
+    window.click("#operations-topics-publish .opblock-summary-control")
     window.until(lambda: "task.progress" in window.text("#operations-topics-publish"), what="the example")
-    assert len(window.all(".opblock")) >= 20
+    assert window.count(".opblock") >= 20
     assert window.overflow() == []
     assert window.complaints() == []
-    background = window.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    background = window.run("return getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")

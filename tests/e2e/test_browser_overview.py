@@ -68,39 +68,36 @@ def page(window: Browser) -> Iterator[Browser]:
 
 def lamp(page: Browser, name: str) -> tuple[str, str]:
     """The tone of a lamp and what it says, after the page has asked for its parts as it does by itself."""
-    page.driver.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
     find = (
         "const found = document.querySelector(`[data-part=lamps] li[data-name=${arguments[0]}]`);"
         "return found ? [found.dataset.lamp, found.textContent] : ['', '']"
     )
-    tone, text = page.driver.execute_script(find, name)
+    tone, text = page.run(find, name)
     return str(tone), " ".join(text.split())
 
 
 def test_a_frozen_worker_is_noticed_while_somebody_looks(site: Site, page: Browser):
     site.start_worker()
     site.start_beat()
-    page.driver.execute_script("window.seenBefore = true")
-    page.until(lambda: lamp(page, "worker")[0] == "good", what="a worker that works", timeout=60)
+    page.run("window.seenBefore = true")
+    page.until(lambda: lamp(page, "worker")[0] == "good", what="a worker that works")
     site.worker.freeze()
     try:
         page.until(
             lambda: "no worker has begun a task for" in lamp(page, "worker")[1],
             what="the lamp of the frozen worker",
-            timeout=60,
         )
         tone, said = lamp(page, "worker")
         assert tone == "bad"
         assert "while beat goes on" in said
         assert "kill it and start it again" in said
-        assert "beat" not in [
-            found.get_attribute("data-name") for found in page.all(".o-lamp[data-lamp=bad]")
-        ]
+        assert lamp(page, "beat")[0] != "bad", "beat is blamed for the worker"
         page.until(lambda: "needs somebody" in page.text("[data-announce]"), what="what is said aloud")
     finally:
         site.worker.thaw()
-    page.until(lambda: lamp(page, "worker")[0] == "good", what="the worker that goes on", timeout=60)
-    assert page.driver.execute_script("return window.seenBefore"), "the page was never loaded anew"
+    page.until(lambda: lamp(page, "worker")[0] == "good", what="the worker that goes on")
+    assert page.run("return window.seenBefore"), "the page was never loaded anew"
 
 
 def test_a_tampered_audit_turns_the_lamp_red(site: Site, page: Browser):
@@ -111,9 +108,7 @@ def test_a_tampered_audit_turns_the_lamp_red(site: Site, page: Browser):
         site.manage("cleanup", "audit", "verify", accept=(1, 2))
         page.until(lambda: lamp(page, "audit")[0] == "bad", what="the red lamp")
         assert "tampered with" in lamp(page, "audit")[1]
-        first = page.driver.execute_script(
-            "return document.querySelector('[data-part=lamps] li').dataset.lamp"
-        )
+        first = page.run("return document.querySelector('[data-part=lamps] li').dataset.lamp")
         assert first == "bad", "red comes first"
         page.until(lambda: _follow(page, "[data-name=audit] a", "/auditentry/"), what="the way to the audit")
     finally:
@@ -125,29 +120,29 @@ def test_a_tampered_audit_turns_the_lamp_red(site: Site, page: Browser):
 
 def _follow(page: Browser, selector: str, wanted: str) -> bool:
     """Click a link that may be replaced meanwhile; whether it has led where it should."""
-    page.driver.execute_script("document.querySelector(arguments[0])?.click()", selector)
+    page.run("document.querySelector(arguments[0])?.click()", selector)
     return wanted in page.driver.current_url
 
 
 def test_the_chart_is_drawn_live_and_from_what_was_noted(page: Browser):
-    page.until(lambda: page.driver.execute_script(_PAINTED, "[data-chart=live]") > 200, what="the live chart")
+    page.until(lambda: page.run(_PAINTED, "[data-chart=live]") > 200, what="the live chart")
     page.until(lambda: "Connections:" in page.text("[data-chart-text]"), what="the chart in words")
     page.click('[data-back="24h"]')
     page.until(
         lambda: "Events: at most 2 a second" in page.text("[data-chart-text]"), what="the day in words"
     )
-    painted = page.driver.execute_script(_PAINTED, "[data-chart=history]")
+    painted = page.run(_PAINTED, "[data-chart=history]")
     assert painted > 200
-    assert page.one('[data-back="24h"]').get_attribute("aria-pressed") == "true"
-    assert page.driver.execute_script("return document.querySelector('[data-chart=live]').hidden")
+    assert page.attribute('[data-back="24h"]', "aria-pressed") == "true"
+    assert page.run("return document.querySelector('[data-chart=live]').hidden")
 
 
 def test_bars_of_bytes_are_other_bars_than_those_of_files(page: Browser):
     page.click('[data-unit="bytes"]')
-    assert page.one("[data-by]").get_attribute("data-by") == "bytes"
+    assert page.attribute("[data-by]", "data-by") == "bytes"
     assert "4\u00a0files, 28\u00a0B" in page.text(".o-table")
 
 
 def test_a_day_of_the_calendar_leads_to_what_is_purged_then(page: Browser):
     page.until(lambda: _follow(page, ".o-calendar a", "purge_day="), what="the way to the trash")
-    assert len(page.all("#result_list tbody tr")) == 4
+    assert page.count("#result_list tbody tr") == 4

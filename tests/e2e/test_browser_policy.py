@@ -56,42 +56,34 @@ def window(site: Site) -> Iterator[Browser]:
 def fill(window: Browser, **fields: str) -> None:
     """Write into fields of a form, as somebody who types or chooses."""
     for name, value in fields.items():
-        field = window.one(f"[name={name}]")
-        if field.tag_name == "select":
-            window.driver.execute_script(
-                "const [field, wanted] = arguments;"
-                "const fits = (one) => one.value === wanted || one.text.startsWith(wanted);"
-                "field.value = [...field.options].find(fits).value;"
-                "field.dispatchEvent(new Event('change', {bubbles: true}));",
-                field,
-                value,
-            )
+        window.see(f"[name={name}]")
+        if window.count(f"select[name={name}]"):
+            window.choose(f"[name={name}]", value)
         else:
-            field.clear()
-            field.send_keys(value)
+            window.write(f"[name={name}]", value)
 
 
 def is_shown(window: Browser, name: str) -> bool:
-    return bool(window.one(f"[name={name}]").is_displayed())
+    return window.is_shown(f"[name={name}]")
 
 
 def confirm(window: Browser, **answers: str) -> str:
     """Answer the page that asks; return what the next page says."""
-    window.one(".x-ask")
+    window.see(".x-ask")
     fill(window, **answers)
     asked = window.driver.current_url
     window.click(".x-ask button[type=submit]")
-    window.until(lambda: window.driver.current_url != asked and not window.all(".x-ask"), what="the answer")
+    window.until(lambda: window.driver.current_url != asked and not window.count(".x-ask"), what="the answer")
     return window.text("body")
 
 
 def press(window: Browser, label: str) -> None:
     """Click a button of the page by what is written on it."""
-    window.until(lambda: _button(window, label), what=f"the button {label}").click()
-
-
-def _button(window: Browser, label: str):
-    return next((one for one in window.all(".x-bar a") if one.text == label), None)
+    follow = (
+        "const found = [...document.querySelectorAll('.x-bar a')].find((a) => a.innerText === arguments[0]);"
+        "found?.click(); return Boolean(found)"
+    )
+    window.until(lambda: window.run(follow, label), what=f"the button {label}")
 
 
 def state_of_run(site: Site) -> str:
@@ -132,7 +124,7 @@ def test_a_policy_is_looked_at_before_it_is_saved_then_runs_and_its_files_end_in
     window.until(lambda: "/policypreview/" in window.driver.current_url, what="the preview")
     assert "Nothing is deleted by this page" in window.text("body")
     late = "!document.querySelector('[data-late]').hidden"
-    window.until(lambda: window.driver.execute_script(f"return {late}"), what="no worker", timeout=30)
+    window.until(lambda: window.run(f"return {late}"), what="no worker")
     preview = window.driver.current_url.rstrip("/").split("/")[-2]
     told = {"state": "running", "done": 600, "total": 1000}
     site.manage("bus", "publish", f"cleanup:preview:{preview}", "preview.progress", json.dumps(told))
@@ -141,7 +133,7 @@ def test_a_policy_is_looked_at_before_it_is_saved_then_runs_and_its_files_end_in
     site.start_worker()
     site.start_beat()
     goes = "8\u00a0files, 8.0\u00a0kB would go to the trash"
-    window.until(lambda: goes in window.text(".x-sum"), what="the result", timeout=60)
+    window.until(lambda: goes in window.text(".x-sum"), what="the result")
     assert "8 files, where 5 is the limit" in window.text("body")
     assert site.sql("SELECT count(*) FROM cleanup_retentionpolicy") == [(0,)]
     look_at_every_size(window)
