@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -74,6 +74,19 @@ def moment(at: datetime | None, *, empty: str = "—", now: datetime | None = No
 def badge(text: str, tone: str = "neutral") -> SafeString:
     """A state as a word on a coloured ground; the word alone says everything."""
     return format_html('<span class="x-badge x-{}">{}</span>', tone, text)
+
+
+def with_code(text: str) -> SafeString:
+    """A sentence in which what stands between backquotes is code."""
+    parts = text.split("`")
+    return format_html_join(
+        "",
+        "{}",
+        (
+            (format_html("<code>{}</code>", part) if number % 2 else part,)
+            for number, part in enumerate(parts)
+        ),
+    )
 
 
 def mono(text: str) -> SafeString:

@@ -134,8 +134,12 @@ def change(
 class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
     """A page of the console: lists without full counts, changes that ask first, a word of introduction."""
 
-    #: Says above the list what its rows are, and what to do when there are none.
+    #: Says above the list what its rows are.
     intro: ClassVar[str] = ""
+    #: Says in an empty list why there may be nothing, and what to do next; code between backquotes.
+    when_empty: ClassVar[str] = "There is no row."
+    #: Where one can do that: words for a link, and the name of its address.
+    when_empty_see: ClassVar[tuple[str, str] | None] = None
     #: Exceptions by which the domain refuses; shown to the person, not raised.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
 
@@ -208,6 +212,10 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         Decides what is offered, not what is allowed.
         """
         return True
+
+    def name_of(self, row: Any) -> str:
+        """What a person calls a row: in the head of its page, and where it is named before a change."""
+        return str(row)
 
     def describe(self, rows: QuerySet[Any]) -> str:
         """The chosen rows in a few words, such as `3 files, 88 MB`."""
@@ -354,7 +362,7 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
             "change": entry,
             "form": form,
             "summary": "" if rows is None else self.describe(rows),
-            "named": named[:MOST_NAMED],
+            "named": [self.name_of(row) for row in named[:MOST_NAMED]],
             "more": max(0, rows.count() - MOST_NAMED) if rows is not None and len(named) > MOST_NAMED else 0,
             "ids": request.POST.get("ids") or request.GET.get("ids", ""),
             "back": self._back(request),

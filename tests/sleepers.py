@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.history import Start
+from tests.servers import PATIENCE
 
 
 @dataclass(slots=True)
@@ -35,7 +36,14 @@ async def fall_asleep(url: str, token: str, topic: str, name: str) -> Sleeper:
     host, port = url.split("/")[2].split(":")
     await asyncio.get_running_loop().sock_connect(own, (host, int(port)))
     connection = await connect(
-        url, sock=own, proxy=None, ping_interval=None, compression=None, max_queue=1, max_size=None
+        url,
+        sock=own,
+        proxy=None,
+        open_timeout=PATIENCE,
+        ping_interval=None,
+        compression=None,
+        max_queue=1,
+        max_size=None,
     )
     subscribe = {"channel": topic, "positioned": True, "recoverable": True}
     hello = [{"id": 1, "connect": {"token": token}}, {"id": 2, "subscribe": subscribe}]

@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.history import Acked, Logged, Reading, Seen, Start, problems
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 #: Backoff of a client (s), as the README tells to set that of an SDK.
 MIN_DELAY, MAX_DELAY = 0.1, 1.0
@@ -53,9 +53,9 @@ class Swarm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def read(self, urls: Sequence[str], topics: Sequence[str], token: str, *, name: str = "") -> Reader:
@@ -79,7 +79,7 @@ class Swarm:
         self.others.append(client)
         self.call(self._start(client))
 
-    def call(self, work: Coroutine[Any, Any, Any], timeout: float = 30.0) -> Any:
+    def call(self, work: Coroutine[Any, Any, Any], timeout: float = 2 * PATIENCE) -> Any:
         """Run a coroutine in the thread and return what it returns."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
@@ -92,7 +92,7 @@ class Swarm:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def wait_connected(self, timeout: float = 30.0) -> None:
+    def wait_connected(self, timeout: float = 2 * PATIENCE) -> None:
         """Wait until every client is connected and its subscriptions were answered."""
         clients = (*self.readers, *self.feeders)
         wait_until(lambda: all(c.is_up for c in clients), timeout=timeout, what=f"{len(clients)} clients")
@@ -107,7 +107,7 @@ class Swarm:
         """What all readers were sent."""
         return [reading for reader in self.readers for reading in reader.readings.values()]
 
-    def settle(self, log: Callable[[], list[Logged]], timeout: float = 30.0) -> list[Logged]:
+    def settle(self, log: Callable[[], list[Logged]], timeout: float = 2 * PATIENCE) -> list[Logged]:
         """Wait until every reader has seen the end of the log and return the log; a later verdict says who
         has not."""
         found = log()
@@ -124,7 +124,7 @@ class Swarm:
             for reading in self.readings
         )
 
-    def assert_sound(self, log: Callable[[], list[Logged]], timeout: float = 30.0) -> None:
+    def assert_sound(self, log: Callable[[], list[Logged]], timeout: float = 2 * PATIENCE) -> None:
         """Wait for the last event everywhere, then have the history judged."""
         findings = problems(log=self.settle(log, timeout), acks=self.acks, readings=self.readings)
         assert not findings, f"{len(findings)} findings: " + "; ".join(map(str, findings[:10]))
@@ -244,14 +244,21 @@ class Reader(Client):
         return {"id": number, "subscribe": body}
 
     def answered(self, message: dict[str, Any]) -> None:
-        """Take the answer to a subscribe: what was missed, or a new beginning."""
+        """Take the answer to a subscribe: what was missed, or a new beginning; or ask again later."""
+        topic = self._topics[(message["id"] - 2) % len(self._topics)]
+        if message["id"] >= 2 and message.get("error", {}).get("temporary"):
+            self._again = asyncio.get_running_loop().create_task(self._ask_later(message["id"], topic))
         if "subscribe" not in message:
             return
-        topic = self._topics[(message["id"] - 2) % len(self._topics)]
         self._subscribed(topic, message["subscribe"])
         self._owed.discard(message["id"])
         if not self._owed and not self.is_up:
             self._up()
+
+    async def _ask_later(self, number: int, topic: str) -> None:
+        await asyncio.sleep(backoff(0))
+        if self._socket is not None:
+            await quietly(self._socket.send(json.dumps(self._subscribe(number, topic))))
 
     def _subscribed(self, topic: str, result: dict[str, Any]) -> None:
         steps = self.readings[topic].steps
@@ -320,7 +327,7 @@ class Feeder(Client):
         """Whether all are acknowledged."""
         return len(self.acks) >= self.count
 
-    def wait_for(self, number: int, timeout: float = 60.0) -> None:
+    def wait_for(self, number: int, timeout: float = 2 * PATIENCE) -> None:
         """Wait until so many are acknowledged."""
         wait_until(
             lambda: len(self.acks) >= number,
@@ -329,7 +336,7 @@ class Feeder(Client):
             what=f"ack {number} of {self.name}",
         )
 
-    def enough(self, timeout: float = 90.0) -> list[Acked]:
+    def enough(self, timeout: float = 2 * PATIENCE) -> list[Acked]:
         """Begin no more, and wait for the acks of those on their way."""
         # In the thread that sends: between its look at the count and its sending nothing may come in.
         asyncio.run_coroutine_threadsafe(self._stop_beginning(), self._loop_of_task()).result(timeout)
@@ -343,7 +350,7 @@ class Feeder(Client):
             raise RuntimeError(f"{self.name} was never started")
         return self.task.get_loop()
 
-    def finish(self, timeout: float = 90.0) -> list[Acked]:
+    def finish(self, timeout: float = 3 * PATIENCE) -> list[Acked]:
         """Wait for all acks."""
         self.wait_for(self.count, timeout)
         return self.acks

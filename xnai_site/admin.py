@@ -46,6 +46,7 @@ class PersonAdmin(UserAdmin, ConsoleAdmin):  # type: ignore[type-arg]
     """People."""
 
     intro = "Who may log in. Staff may enter the console; what one may do there is decided by the roles."
+    when_empty = "Nobody may log in. `manage.py createsuperuser` makes the first person."
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -112,6 +113,7 @@ class RoleAdmin(GroupAdmin, ConsoleAdmin):
         "viewer sees everything and changes nothing, operator works, admin also decides who and what there "
         "is."
     )
+    when_empty = "There is no role. `manage.py migrate` makes viewer, operator and admin."
     list_display = ("name", "people")
     filter_horizontal = ()
 
@@ -135,6 +137,10 @@ class PeriodicTaskAdmin(ConsoleAdmin):
     intro = (
         "What Celery Beat starts. Keep to short intervals: a time of day that beat was not there for is not"
         " made up for. When a policy runs is decided by the policy."
+    )
+    when_empty = (
+        "Beat has not written its tasks down: it does when it starts, with `manage.py up`. Without it "
+        "nothing is cleaned."
     )
     refusals = (OperationalError, OSError, ValueError)
     list_display = ("name", "standing", "every", "task_name", "ran", "total_run_count")
@@ -201,6 +207,7 @@ class IntervalScheduleAdmin(ConsoleAdmin):
     """Intervals that periodic tasks name."""
 
     intro = "How often. A periodic task names one of these."
+    when_empty = "No interval yet: beat writes those of its tasks down when it starts."
 
 
 @admin.register(CrontabSchedule)
@@ -208,5 +215,9 @@ class CrontabScheduleAdmin(ConsoleAdmin):
     """Times of day that periodic tasks name."""
 
     intro = "Times of day and days of the week. A periodic task names one of these."
+    when_empty = (
+        "No time of day yet. Short intervals do better: a time that beat was not there for is not "
+        "made up for."
+    )
     list_display = ("__str__", "human_readable")
     fields = (("minute", "hour"), ("day_of_week", "day_of_month", "month_of_year"), "timezone")

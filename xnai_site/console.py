@@ -6,7 +6,8 @@ their path. The menu names only pages that exist, and each person sees those tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from django.http import HttpRequest
@@ -24,6 +25,7 @@ def _item(title: str, icon: str, model: str) -> dict[str, Any]:
     return {
         "title": title,
         "icon": icon,
+        "model": model,
         "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
         "permission": _may(f"{app}.view_{name}"),
     }
@@ -36,6 +38,7 @@ def _tabs(app: str, *pages: tuple[str, str]) -> dict[str, Any]:
         "items": [
             {
                 "title": title,
+                "model": f"{app}.{model}",
                 "link": reverse_lazy(f"admin:{app}_{model}_changelist"),
                 "permission": _may(f"{app}.view_{model}"),
             }
@@ -126,6 +129,34 @@ _TABS = [
     ),
     _tabs("cleanup", ("Files", "cleanupitem"), ("Orders", "trashorder")),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a list stands in the menu."""
+
+    group: str
+    #: As title and `app.model`: the page of the menu, and of its tabs, but for the first, the tab.
+    lists: tuple[tuple[str, str], ...]
+
+
+def _places() -> Iterator[tuple[str, Place]]:
+    found = {}
+    for group in _NAVIGATION[1:]:
+        for item in group["items"]:
+            if model := item.get("model"):
+                found[model] = Place(group=group["title"], lists=((item["title"], model),))
+    yield from found.items()
+    for row in _TABS:
+        first, *others = row["items"]
+        place = found[first["model"]]
+        for tab in others:
+            lists = (*place.lists, (tab["title"], tab["model"]))
+            yield tab["model"], Place(group=place.group, lists=lists)
+
+
+#: `app.model` -> where its list is. The names of screens come from here (`xnai_site.templatetags.console`).
+PLACES: dict[str, Place] = dict(_places())
 
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "XNAi",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from bus import cells
 from cleanup.models import CleanupRun, RunState
 from xnai_site import checkup
 from xnai_site.checkup import Finding
@@ -90,21 +90,8 @@ def _lamp(request: HttpRequest, finding: Finding) -> Lamp:
         tone=TONES[finding.state],
         label=label,
         text=finding.detail,
-        mend=_with_code(finding.mend),
+        mend=cells.with_code(finding.mend),
         url=_url(finding, page) if may else "",
-    )
-
-
-def _with_code(text: str) -> SafeString:
-    """What stands between backquotes, as code."""
-    parts = text.split("`")
-    return format_html_join(
-        "",
-        "{}",
-        (
-            (format_html("<code>{}</code>", part) if number % 2 else part,)
-            for number, part in enumerate(parts)
-        ),
     )
 
 

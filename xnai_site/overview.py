@@ -26,6 +26,7 @@ from cleanup.models import CleanupRun, RunState
 from cleanup.operations.measuring import Holding
 from cleanup.stores.orphans import counts
 from xnai_site import stock
+from xnai_site.checkup.finding import number
 from xnai_site.lamps import lamps
 
 RUNS = 48
@@ -102,7 +103,7 @@ def _bus_figures(now: datetime) -> list[dict[str, Any]]:
             "name": "connections",
             "label": "Live connections",
             "value": f"{live.count():,}",
-            "note": f"{agents:,} of {Agent.objects.count():,} agents online",
+            "note": _online(agents, Agent.objects.count()),
             "url": reverse("admin:bus_activeconnection_changelist"),
         },
         {
@@ -122,6 +123,12 @@ def _bus_figures(now: datetime) -> list[dict[str, Any]]:
             "url": reverse("admin:bus_runningtask_changelist"),
         },
     ]
+
+
+def _online(agents: int, known: int) -> str:
+    if not known:
+        return "no agent has ever connected"
+    return f"{agents:,} of {known:,} {'agent' if known == 1 else 'agents'} online"
 
 
 def _rate(value: float) -> str:
@@ -144,9 +151,7 @@ def _cleanup_figures(found: Sequence[Holding], now: datetime) -> list[dict[str, 
             "name": "trash",
             "label": "In trash",
             "value": cells.size(size),
-            "note": ", ".join(
-                filter(None, [f"{files:,} {'file' if files == 1 else 'files'}, can be restored", old])
-            ),
+            "note": ", ".join(filter(None, [_restorable(files), old])),
             "url": reverse("admin:cleanup_cleanupitem_changelist"),
         },
         _orphans(),
@@ -160,13 +165,19 @@ def _cleanup_figures(found: Sequence[Holding], now: datetime) -> list[dict[str, 
     ]
 
 
+def _restorable(files: int) -> str:
+    if not files:
+        return "nothing waits to be purged"
+    return f"{files:,} {'file' if files == 1 else 'files'}, can be restored"
+
+
 def _orphans() -> dict[str, Any]:
     """What the last scan of each area saw: files that no row knows, rows whose file is not there."""
     found: dict[str, int] = {}
     for _, kind, count in counts():
         found[kind] = found.get(kind, 0) + count
     note = (
-        f"and {found.get('row', 0):,} rows without a file, at the last scan"
+        f"and {number(found.get('row', 0), 'row')} without a file, at the last scan"
         if found
         else "no area was scanned"
     )

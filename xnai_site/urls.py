@@ -6,15 +6,27 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.templatetags.static import static
 from django.urls import include, path
+from django.views.decorators.http import require_safe
 
 from cleanup.admin.explain import explain_page
 from xnai_site import health, overview
+
+
+@require_safe
+def favicon(request: HttpRequest) -> HttpResponse:
+    """What browsers and programs ask for that have read no page of ours."""
+    return redirect(static("bus/mark.svg"))
+
 
 urlpatterns = [
     *overview.urls,
     path("admin/cleanup/explain/", admin.site.admin_view(explain_page), name="cleanup-explain"),
     path("admin/", admin.site.urls),
     path("healthz/full", health.full, name="healthz-full"),
+    path("favicon.ico", favicon, name="favicon"),
     path("", include("bus.urls")),
 ]

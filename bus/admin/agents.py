@@ -58,6 +58,10 @@ class AgentAdmin(ReadOnlyAdmin):
         "Every agent that has ever connected. What is sent to an agent that is away waits in its inbox, the"
         " topic agent:<id>, and is delivered when it is back."
     )
+    when_empty = (
+        "No agent has ever connected. An agent is a client that says who it is: give it a key of its own."
+    )
+    when_empty_see = ("API keys", "admin:bus_apikey_changelist")
     refusals = (BusError,)
     list_display = ("name", "online", "waiting", "acknowledged", "reconnects", "generation", "seen")
     list_filter = (OnlineFilter,)

@@ -27,7 +27,9 @@ from bus.admin import reading
 from bus.admin.forms import EventForm, operator_of
 from bus.conf import conf
 from bus.console import ConfirmForm, ReadOnlyAdmin, change
-from bus.models import ActiveConnection, Agent, ConnectionSession, ServerInstance
+from bus.filters import choice_filter
+from bus.models import ActiveConnection, Agent, ConnectionSession, ServerInstance, Transport
+from bus.paging import Route, Sought
 from bus.protocol.errors import BusError
 
 #: A client that owes more than this many bytes is marked in the list.
@@ -47,6 +49,10 @@ class DisconnectForm(ConfirmForm):
         widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
         help_text="Told to the client with the close code, and kept in its history. Optional.",
     )
+
+
+def _transports() -> list[tuple[str, str]]:
+    return [(transport.value, str(transport.label)) for transport in Transport]
 
 
 def silent_before() -> datetime:
@@ -106,6 +112,11 @@ class ActiveConnectionAdmin(ReadOnlyAdmin):
         "Every connection that a living server holds. A row goes when its server says so, or when the "
         "server's lease is over."
     )
+    when_empty = (
+        "Nobody is connected. A client that connects to the bus is here within seconds; it needs a "
+        "key or a token to be let in."
+    )
+    when_empty_see = ("API keys", "admin:bus_apikey_changelist")
     refusals = (BusError,)
     list_display = ("who", "subscribed", "behind", "owed", "seen", "since", "server")
     list_filter = (StandingFilter, KindFilter, "transport", "server_instance")
@@ -260,11 +271,25 @@ class ConnectionSessionAdmin(ReadOnlyAdmin):
         "One row a connection, kept for 30 days by default: how long it lasted, how it ended, how much was "
         "said."
     )
+    when_empty = (
+        "No connection is remembered: nobody has connected yet, or not for as long as the history is kept."
+    )
+    when_empty_see = ("Connections", "admin:bus_activeconnection_changelist")
     list_display = ("who", "kind", "begun", "lasted", "ending", "events", "server_instance")
-    search_fields = ("=agent_id", "=client_id")
-    list_filter = ("transport",)
+    search_fields = ("agent_id", "client_id")
+    list_filter = (choice_filter("transport", _transports),)
     ordering = ("-connected_at",)
-    search_help_text = "Agent or client id"
+    routes = (
+        Route(fixed=("client_id",), by="connected_at"),
+        Route(fixed=("agent_id",), by="connected_at"),
+        Route(by="connected_at"),
+    )
+    search_help_text = "Whole id of an agent or a client"
+
+    def seek(self, term: str, sought: Sought) -> None:
+        """By a whole id, for only those have indexes."""
+        is_client = ConnectionSession.objects.filter(client_id=term).exists()
+        sought.equals["client_id" if is_client else "agent_id"] = term
 
     @display(description="Agent or user")
     def who(self, row: ConnectionSession) -> SafeString:
@@ -305,6 +330,7 @@ class ServerInstanceAdmin(ReadOnlyAdmin):
         "One row a server process, alive while its lease is. A lease that is not renewed in time means a "
         "dead process."
     )
+    when_empty = "No server has written itself down. Each does when it starts: `manage.py up`, or Daphne."
     list_display = ("instance", "alive", "layer", "lag", "begun", "lease")
     ordering = ("-lease_until",)
 

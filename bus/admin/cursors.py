@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
@@ -16,6 +16,7 @@ from bus.admin.forms import CursorForm, ReasonForm, operator_of
 from bus.admin.log import LogAdmin
 from bus.console import change
 from bus.models import Cursor
+from bus.paging import Route
 from bus.protocol.errors import BusError
 
 
@@ -26,28 +27,29 @@ class CursorAdmin(LogAdmin):
     intro = (
         "A cursor is the last offset that a consumer has acknowledged; the lag is what it has still to do."
     )
+    when_empty = (
+        "Nobody has acknowledged anything yet. A consumer gets a cursor with its first "
+        "acknowledgement, and goes on from there when it comes back."
+    )
+    when_empty_see = ("Topics", "admin:bus_topic_changelist")
     list_display = ("consumer", "topic_name", "offset", "lag", "at")
-    sortable_by = ("consumer",)
     search_fields = ("consumer",)
     list_select_related = ("topic",)
+    ordering = ("consumer", "pk")
     #: The order of the one index; there is none by time, which each acknowledgement would have to pay for.
-    ordering = ("consumer", "topic_id")
+    #: What is looked for is in the index itself.
+    routes = (Route(by="consumer", falling=False, look_at=100_000),)
     fields = (("consumer", "topic_name"), ("offset", "lag", "at"))
     refusals = (BusError,)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Cursor]:
-        rows: QuerySet[Cursor] = super().get_queryset(request)
-        return rows.annotate(behind=F("topic__last_offset") - F("offset"))
 
     @display(description="Topic")
     def topic_name(self, row: Cursor) -> SafeString:
         return cells.mono(row.topic.name)
 
     @display(description="Lag")
-    def lag(self, row: Any) -> SafeString | str:
-        if not row.behind:
-            return "none"
-        return cells.badge(f"{row.behind:,} {'event' if row.behind == 1 else 'events'}", "warn")
+    def lag(self, row: Cursor) -> SafeString | str:
+        behind = row.topic.last_offset - row.offset
+        return cells.badge(f"{behind:,} {'event' if behind == 1 else 'events'}", "warn") if behind else "none"
 
     @display(description="Acknowledged")
     def at(self, row: Cursor) -> SafeString | str:

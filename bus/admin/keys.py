@@ -107,6 +107,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         "A key lets an agent or a server in. Only its hash is kept: it is shown once, when it is made. A "
         "lost key is revoked and replaced."
     )
+    when_empty = "No key was made yet, so only people who are logged in, and holders of tokens, get in."
     refusals = (BusError,)
     list_display = ("name", "state", "acts_as", "reach", "used", "expires", "prefix")
     search_fields = ("name", "prefix", "agent_id")

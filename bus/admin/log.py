@@ -63,6 +63,11 @@ class EventAdmin(LogAdmin):
         "What was said, on any topic, the latest first. Search for the whole name of a topic to see that one "
         "alone, by offset."
     )
+    when_empty = (
+        "Nothing was said yet, or everything was trimmed. `manage.py bus publish broadcast "
+        'agent.message \'{"text": "hello"}\'` says something; so does the page Live.'
+    )
+    when_empty_see = ("Live", "dashboard")
     list_display = ("place", "event_type", "brief", "publisher", "at")
     list_display_links = ("place",)
     list_select_related = ("topic",)

@@ -53,6 +53,9 @@ class TokenRevocationAdmin(ReadOnlyAdmin):
         "A token cannot be changed once it is given away, but it can be refused. Connections that were made "
         "with it are closed within seconds, on every server."
     )
+    when_empty = (
+        "No token is revoked. If one leaks, or somebody leaves, add a revocation: it counts within seconds."
+    )
     refusals = (BusError,)
     list_display = ("what", "revoked", "until", "note")
     search_fields = ("token_id", "user_id", "agent_id", "note")

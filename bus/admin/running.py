@@ -51,6 +51,8 @@ class RunningTaskAdmin(ReadOnlyAdmin):
         "Every job that tells its progress and has not ended, with the worker that holds it. If the worker "
         "is not heard of for the length of a lease, and not soon after either, the job is ended as failed."
     )
+    when_empty = "No job is under way. One that tells its progress is here until it ends; its topic stays."
+    when_empty_see = ("Live", "dashboard")
     refusals = (BusError,)
     list_display = ("job", "holder", "state", "age", "begun", "lease")
     list_filter = (SignFilter,)

@@ -45,6 +45,11 @@ class TopicAdmin(LogAdmin):
         "Each topic is an ordered stream of events: offsets 1, 2, 3 … within one epoch. Old events are "
         "trimmed by the rule of the topic's area; the offsets of the others stay."
     )
+    when_empty = (
+        "No topic yet: the first event makes its topic. `manage.py bus publish broadcast "
+        'agent.message \'{"text": "hello"}\'` publishes one; so does the page Live.'
+    )
+    when_empty_see = ("Live", "dashboard")
     refusals = (BusError,)
     list_display = ("stream", "state", "rate", "retained", "behind", "spoken", "made")
     search_fields = ("name",)

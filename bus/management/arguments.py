@@ -82,6 +82,7 @@ def _publish(parser: ArgumentParser) -> None:
         "--key", help="idempotency key; with --lines its beginning, the line's number follows"
     )
     parser.add_argument("--run", help="run id of the event")
+    parser.add_argument("--reason", default="", help="why; with it the act is in the audit, in your name")
 
 
 def _topics(parser: ArgumentParser) -> None:

@@ -98,8 +98,12 @@ def publish(options: Options, out: Printer) -> int:
 
 
 def _publish(options: Options, text: str, key: str | None) -> Appended:
+    """Publish as a program does, which is traffic; or with a reason as an operator, who is audited."""
     data = strict_json(text, conf().max_message_bytes)
-    return publishing.publish(options["topic"], options["event_type"], data, key, run_id=options["run"])
+    what, run_id, reason = (options["topic"], options["event_type"], data), options["run"], options["reason"]
+    if not reason:
+        return publishing.publish(*what, key, run_id=run_id)
+    return operating.publish(Operator.at_the_shell(), *what, key=key, run_id=run_id, reason=reason)
 
 
 def _say_place(out: Printer, place: Appended) -> None:
@@ -161,31 +165,21 @@ def _cursor(state: CursorState) -> dict[str, Any]:
 
 def trim(options: Options, out: Printer) -> int:
     """Forget old events."""
-    topic, figures = options["topic"], (options["max_age"], options["max_events"])
-    if topic is not None and options["up_to"] is not None:
-        return _trim_up_to(options, out)
-    if topic is None:
-        if (*figures, options["up_to"]) != (None, None, None):
-            raise BadRequest("figures are for one topic: name it.")
-        trimmed = retention.trim_all()
+    topic, reason = options["topic"], options["reason"]
+    figures = {name: options[name] for name in ("up_to", "max_age", "max_events")}
+    is_by_rules = all(figure is None for figure in figures.values())
+    if topic is None and not is_by_rules:
+        raise BadRequest("figures are for one topic: name it.")
+    if figures["up_to"] is None and topic is not None and not event_log().states([names.check_topic(topic)]):
+        sys.stderr.write(f"there is no topic {topic}\n")
+        return SKIPPED
+    operator = Operator.at_the_shell()
+    if is_by_rules:
+        trimmed = operating.trim_by_rules(operator, topic, reason=reason)
     else:
-        if not event_log().states([names.check_topic(topic)]):
-            sys.stderr.write(f"there is no topic {topic}\n")
-            return SKIPPED
-        trimmed = {topic: retention.trim(topic, max_age=figures[0], max_events=figures[1])}
+        trimmed = {topic: operating.trim(operator, topic, **figures, reason=reason)}
     for name, count in trimmed.items():
         out.say(f"{name}: {count} events forgotten", topic=name, trimmed=count)
-    return DONE
-
-
-def _trim_up_to(options: Options, out: Printer) -> int:
-    """Forget up to an offset."""
-    if (options["max_age"], options["max_events"]) != (None, None):
-        raise BadRequest("--up-to stands alone: no --max-age and no --max-events beside it")
-    count = operating.trim(
-        Operator.at_the_shell(), options["topic"], up_to=options["up_to"], reason=options["reason"]
-    )
-    out.say(f"{options['topic']}: {count} events forgotten", topic=options["topic"], trimmed=count)
     return DONE
 
 

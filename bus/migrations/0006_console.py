@@ -34,4 +34,13 @@ class Migration(migrations.Migration):
                 'ordering': ['-at'],
             },
         ),
+        migrations.AlterField(
+            model_name='connectionsession',
+            name='agent_id',
+            field=models.CharField(blank=True, max_length=180),
+        ),
+        migrations.AddIndex(
+            model_name='connectionsession',
+            index=models.Index(fields=['agent_id', 'connected_at'], name='bus_session_agent'),
+        ),
     ]

@@ -18,7 +18,7 @@ from bus.operating.keys import (
     rotate_key,
 )
 from bus.operating.readers import forget_cursor, set_cursor, skip_inbox
-from bus.operating.topics import MOST_REPLAYED, Replayed, end_topic, publish, replay, trim
+from bus.operating.topics import MOST_REPLAYED, Replayed, end_topic, publish, replay, trim, trim_by_rules
 
 __all__ = [
     "MOST_REPLAYED",
@@ -40,4 +40,5 @@ __all__ = [
     "set_cursor",
     "skip_inbox",
     "trim",
+    "trim_by_rules",
 ]

@@ -34,15 +34,23 @@ class Replayed:
 
 
 def publish(
-    operator: Operator, topic: str, event_type: str, data: Any, *, key: str | None = None
+    operator: Operator,
+    topic: str,
+    event_type: str,
+    data: Any,
+    *,
+    key: str | None = None,
+    run_id: str | None = None,
+    reason: str = "",
 ) -> Appended:
     """Publish one event as the operator, by the rule of the topic. Raises what `publishing.publish` does."""
     with transaction.atomic():
-        place = publishing.publish(topic, event_type, data, key, by=operator.identity)
+        place = publishing.publish(topic, event_type, data, key, run_id=run_id, by=operator.identity)
         note(
             operator,
             "bus_published",
             topic,
+            reason=reason,
             event_type=event_type,
             offset=place.offset,
             duplicate=place.duplicate,
@@ -56,28 +64,44 @@ def trim(
     *,
     up_to: int | None = None,
     max_age: timedelta | None = None,
+    max_events: int | None = None,
     reason: str = "",
 ) -> int:
-    """Forget a topic's events up to an offset, or those that are older; return how many went.
+    """Forget a topic's events up to an offset, or those that are older or too many; return how many went.
 
     A reader that stands among them is told that it cannot go on from there.
 
     Raises:
         UnknownTopic: there is none.
-        BadRequest: neither or both of the two, or the offset is beyond the end.
+        BadRequest: nothing is said, or an offset beside something else, or the offset is beyond the end.
     """
     state = _state(topic)
-    if (up_to is None) == (max_age is None):
-        raise BadRequest("say up to which offset, or which age")
+    if (up_to is None) == (max_age is None and max_events is None):
+        raise BadRequest("say up to which offset, or else which age or number")
     if up_to is not None and not 0 < up_to <= state.last_offset:
         raise BadRequest(f"the offset must lie between 1 and {state.last_offset}")
     place = None if up_to is None else Position(epoch=state.epoch, offset=up_to)
     age = None if max_age is None else int(max_age.total_seconds())
     # Before: forgetting goes by batches, each a transaction of its own, and may be interrupted between them.
     note(
-        operator, "bus_trimmed", topic, reason=reason, first=state.first_offset, up_to=up_to, older_than_s=age
-    )
-    return retention.trim(topic, max_age=max_age, up_to=place)
+        operator, "bus_trimmed", topic, reason=reason, first=state.first_offset, up_to=up_to,
+        older_than_s=age, kept=max_events,
+    )  # fmt: skip
+    return retention.trim(topic, max_age=max_age, max_events=max_events, up_to=place)
+
+
+def trim_by_rules(operator: Operator, topic: str | None = None, *, reason: str = "") -> dict[str, int]:
+    """Forget now what the rules of the topics let go, of one topic or of all; return how many went, by topic.
+
+    Of all topics only those from which something went are named.
+
+    Raises:
+        UnknownTopic: there is no such topic.
+    """
+    if topic is not None:
+        _state(topic)
+    note(operator, "bus_trimmed", topic or "*", reason=reason, by_rules=True)
+    return retention.trim_all() if topic is None else {topic: retention.trim(topic)}
 
 
 def replay(operator: Operator, topic: str, first: int, last: int, agent_id: str, *, reason: str) -> Replayed:

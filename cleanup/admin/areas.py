@@ -120,7 +120,11 @@ class StagingAreaAdmin(VerbAdmin):
 
     intro = (
         "A directory tree that policies may clean. Its marker file must be in place before a run touches "
-        "anything, so an unmounted disk never looks like an empty one."
+        "anything, so an unmounted disk never looks like an empty one. Disable one, and nothing in it goes."
+    )
+    when_empty = (
+        "No directory is registered, so nothing can be cleaned. Add the first one; nothing happens to "
+        "its files until it has a policy that enforces."
     )
     form = AreaForm
     list_display = ("title", "standing", "disk", "holding", "trash", "rules", "last_run", "full")
@@ -179,7 +183,7 @@ class StagingAreaAdmin(VerbAdmin):
     def disk(self, row: StagingArea) -> SafeString:
         return _facts(row).disk_cell()
 
-    @display(description="Holds")
+    @display(description="Live files")
     def holding(self, row: StagingArea) -> SafeString:
         return _facts(row).holding_cell()
 

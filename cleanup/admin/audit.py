@@ -41,6 +41,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         "Who did what to which file, and when: one entry for each step. Each entry carries the hash of the "
         "one before it, so that a change, a gap or an insertion is found."
     )
+    when_empty = "Nothing was done yet. The first area, policy or move to the trash makes the first entry."
+    when_empty_see = ("Areas", "admin:cleanup_stagingarea_changelist")
     refusals = (EngineError,)
     list_display = ("number", "at", "who", "did", "subject", "amount", "because")
     list_display_links = ("number",)
@@ -87,6 +89,9 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         stamp = timezone.now().strftime("%Y%m%d-%H%M%S")
         answer["Content-Disposition"] = f'attachment; filename="audit-{stamp}.jsonl"'
         return answer
+
+    def name_of(self, row: AuditEntry) -> str:
+        return f"Entry {row.seq:,}: {row.action.replace('_', ' ')}"
 
     @display(description="No.", ordering="seq")
     def number(self, row: AuditEntry) -> str:
@@ -208,6 +213,11 @@ class AuditCheckpointAdmin(ReadOnlyAdmin):
         "cleanup audit export DIR` writes the sealed stretches as segments, which prove themselves to an "
         "auditor without this database."
     )
+    when_empty = (
+        "No checkpoint yet: a worker makes the first within an hour of the first entry. `manage.py "
+        "cleanup audit checkpoint` does it at once."
+    )
+    when_empty_see = ("Entries", "admin:cleanup_auditentry_changelist")
     list_display = ("label", "at", "stretch", "signed_by", "kept")
     list_display_links = ("label",)
     ordering = ("-number",)
@@ -222,6 +232,9 @@ class AuditCheckpointAdmin(ReadOnlyAdmin):
         "hash",
         "signature",
     )
+
+    def name_of(self, row: AuditCheckpoint) -> str:
+        return f"Checkpoint {row.number:,}"
 
     @display(description="No.", ordering="number")
     def label(self, row: AuditCheckpoint) -> str:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from bus import cells
-from bus.console import Change, ReadOnlyAdmin, change
+from bus.console import Change, ConfirmForm, ReadOnlyAdmin, change
 from bus.filters import choice_filter, text_filter
 from bus.paging import Route, Sought
 from cleanup.admin.explain import explain_url
 from cleanup.admin.fields import actor_of
 from cleanup.engine.errors import EngineError
 from cleanup.models import StagedFile, StagingArea
-from cleanup.operations.rows import restore_rows
+from cleanup.operations.rows import restore_rows, retire_rows
 
 _LIVING, _GONE = "living", "gone"
 
@@ -48,6 +50,16 @@ def _of_task(name: str, sought: Sought) -> None:
     sought.equals["task_id"] = name
 
 
+class RetireForm(ConfirmForm):
+    """Why."""
+
+    reason = forms.CharField(
+        max_length=150,
+        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
+        help_text="Kept with the rows and in the audit.",
+    )
+
+
 @admin.register(StagedFile)
 class StagedFileAdmin(ReadOnlyAdmin):
     """Rows of the registry."""
@@ -56,6 +68,12 @@ class StagedFileAdmin(ReadOnlyAdmin):
         "The registry of what was put into staging areas, by whom and for which task. A file that it does "
         "not know is an orphan. Its row is soft-deleted when the file is trashed, and comes back with it."
     )
+    when_empty = (
+        "The registry is empty. What is uploaded, stored by a task or fetched from a source is "
+        "written down here; files that are there already get their rows by Register as known, on the "
+        "page of their area."
+    )
+    when_empty_see = ("Areas", "admin:cleanup_stagingarea_changelist")
     refusals = (EngineError,)
     list_display = ("place", "bytes", "standing", "task", "by", "made", "next_step")
     list_display_links = ("place",)
@@ -84,7 +102,7 @@ class StagedFileAdmin(ReadOnlyAdmin):
         return rows  # type: ignore[no-any-return]
 
     def applies(self, change: Change, row: Any) -> bool:
-        return row.deleted_at is not None
+        return (row.deleted_at is None) is (change.name == "retire_row")
 
     @display(description="Path")
     def place(self, row: StagedFile) -> SafeString:
@@ -120,6 +138,20 @@ class StagedFileAdmin(ReadOnlyAdmin):
     def next_step(self, row: StagedFile) -> SafeString:
         address = explain_url(row.path, row.area)
         return format_html('<a class="x-link" href="{}">Explain</a>', address)
+
+    @change(
+        "Retire row",
+        permission="cleanup.retire_stagedfile",
+        explain="The rows are soft-deleted for 7 days, in which “Restore row” brings them back; then they "
+        "are removed for good. No file is touched: a file that is still there is an orphan from now on, and "
+        "a policy for orphans may move it to the trash.",
+        form=RetireForm,
+    )
+    def retire_row(self, request: HttpRequest, rows: QuerySet[StagedFile], data: dict[str, Any]) -> str:
+        keys = [str(pk) for pk in rows.values_list("pk", flat=True)]
+        done = retire_rows("cleanup.StagedFile", keys, actor=actor_of(request), reason=data["reason"])
+        kept = f" {len(done.kept):,} did not live." if done.kept else ""
+        return f"Retired: {done.rows:,} {'row' if done.rows == 1 else 'rows'}.{kept}"
 
     @change(
         "Restore row",

@@ -75,6 +75,9 @@ class HoldAdmin(VerbAdmin):
         " already, purged. It works from the moment it is made. What is restored is held by itself for the "
         "length of its grace period: the filter shows those."
     )
+    when_empty = (
+        "Nothing is held by a person, so policies decide alone. Hold what must stay, whatever they say."
+    )
     form = HoldForm
     list_display = ("glob", "scope", "standing", "keeps", "ends", "why", "made")
     list_filter = (MakerFilter, "area")
@@ -133,6 +136,9 @@ class HoldAdmin(VerbAdmin):
 
     def applies(self, change: Change, row: Any) -> bool:
         return row.released_at is None
+
+    def name_of(self, row: Hold) -> str:
+        return f"{'restored files' if row.paths is not None else row.shown} in {row.area.name}"
 
     @display(description="Pattern", ordering="pattern")
     def glob(self, row: Hold) -> SafeString:

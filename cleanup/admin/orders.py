@@ -27,6 +27,7 @@ from cleanup.admin.fields import AgeField, actor_of, reasons
 from cleanup.engine.errors import EngineError
 from cleanup.models import ItemState, JobState, OrderVerb, StagingArea, TrashOrder
 from cleanup.operations import OperationRefused, orders, trash_filters
+from cleanup.operations.glimpses import LOOK_AT, full_count, glimpse
 
 TONES = {
     JobState.QUEUED: "info",
@@ -38,8 +39,8 @@ TONES = {
 }
 OPEN = (JobState.QUEUED, JobState.RUNNING)
 
-#: Files that the page names which asks.
-_NAMED = 10
+#: `?count=all`: count every file that is found, however long it takes.
+_COUNT, _ALL = "count", "all"
 
 
 def suffix() -> str:
@@ -160,6 +161,8 @@ class TrashOrderAdmin(ReadOnlyAdmin):
         "What was ordered for everything that a filter of the trash found, done by a worker. To order "
         "something, filter the trash and choose below its search what is to be done to all that is found."
     )
+    when_empty = "Nothing was ordered yet."
+    when_empty_see = ("Trash", "admin:cleanup_cleanupitem_changelist")
     refusals = (EngineError,)
     list_display = ("what", "standing", "amount", "did", "kept_back", "who", "ordered")
     list_display_links = ("what",)
@@ -199,22 +202,16 @@ class TrashOrderAdmin(ReadOnlyAdmin):
         if entry.rows:
             return asking
         try:
-            found_by = filter_of(request.GET)
-            files, size, more = trash_filters.count(found_by)
+            return {**asking, **_found(request)}
         except EngineError as refusal:
             form.errors.clear()
             return {**asking, "summary": "nothing is found", "trouble": str(refusal)}
-        named = trash_filters.matching(found_by).order_by("-trashed_at", "-pk")[:_NAMED]
-        return {
-            **asking,
-            "summary": f"{'more than ' if more else ''}{cells.files_and_bytes(files, size)}",
-            "found_by": trash_filters.in_words(found_by),
-            "named": [row.path for row in named],
-            "more": f"{files - _NAMED:,}" if files > _NAMED else "",
-        }
 
     def _list_url(self) -> str:
         return reverse("admin:cleanup_cleanupitem_changelist")
+
+    def name_of(self, row: TrashOrder) -> str:
+        return f"{row.get_verb_display().capitalize()}: {trash_filters.in_words(row.filter)}"
 
     @display(description="Order")
     def what(self, row: TrashOrder) -> SafeString:
@@ -310,6 +307,27 @@ class TrashOrderAdmin(ReadOnlyAdmin):
         found_by = filter_of(request.GET)
         made = orders.order(verb, found_by, actor=actor_of(request), files=data["number"], **options)
         return HttpResponseRedirect(reverse("admin:cleanup_trashorder_change", args=[made.pk]))
+
+
+def _found(request: HttpRequest) -> dict[str, Any]:
+    """What the filter finds, for the page that asks: at a glimpse, or counted if somebody wants it."""
+    found_by, more = filter_of(request.GET), False
+    if request.GET.get(_COUNT) == _ALL:
+        seen, more = full_count(found_by)
+    else:
+        seen = glimpse(found_by)
+    asked = request.GET.copy()
+    asked[_COUNT] = _ALL
+    some = "" if seen.is_whole else "at least "
+    others = seen.files - len(seen.named)
+    return {
+        "summary": f"{'more than ' if more else some}{cells.files_and_bytes(seen.files, seen.bytes)}",
+        "found_by": trash_filters.in_words(found_by),
+        "named": seen.named,
+        "more": f"{others:,}" if others and seen.is_whole else "",
+        "looked_at": "" if seen.is_whole else f"{LOOK_AT:,}",
+        "count_url": "" if seen.is_whole else f"?{asked.urlencode()}",
+    }
 
 
 def buttons(request: HttpRequest) -> list[dict[str, Any]]:

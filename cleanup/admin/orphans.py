@@ -44,6 +44,9 @@ class OrphanBatchAdmin(ReadOnlyAdmin):
     )
     fields = (("area", "kind", "number"), ("items", "total", "seen_at"))
 
+    def name_of(self, row: OrphanBatch) -> str:
+        return f"{row.kind}s of {row.area.name}, part {row.number + 1}"
+
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:

@@ -62,8 +62,13 @@ class RetentionPolicyAdmin(VerbAdmin):
     intro = (
         "One rule for one area. A new policy reports only: look at its preview, then set it to enforce. "
         "Every save makes a new version, and files already in the trash keep the grace period they were "
-        "promised."
+        "promised. To stop one, set its mode to off; to stop all of an area, disable the area."
     )
+    when_empty = (
+        "No policy yet, so no file goes by itself. Add the first one: it only reports until you let "
+        "it enforce."
+    )
+    when_empty_see = ("Areas", "admin:cleanup_stagingarea_changelist")
     form = PolicyForm
     list_display = ("title", "scope", "standing", "says", "grace", "due", "version")
     list_filter = ("mode", "rule", "area")

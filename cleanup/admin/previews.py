@@ -46,6 +46,8 @@ class PolicyPreviewAdmin(ReadOnlyAdmin):
         "What a policy would do, judged by a worker for somebody who wanted to know. Nothing is touched by "
         "it. Previews are kept for a day; a new one is ordered on the page of a policy."
     )
+    when_empty = "Nobody has asked for a preview in the last day. Press Preview on the page of a policy."
+    when_empty_see = ("Policies", "admin:cleanup_retentionpolicy_changelist")
     refusals = (EngineError,)
     list_display = ("title", "standing", "found", "by", "ordered")
     list_filter = ("state",)

@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
@@ -19,7 +20,7 @@ from cleanup import operations
 from cleanup.admin.fields import actor_of, brake_lines, reasons, words
 from cleanup.engine.errors import EngineError
 from cleanup.models import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
-from cleanup.operations.runs import needed_approvals
+from cleanup.operations.runs import needed_approvals, run_topic
 from cleanup.stores.leases import WORKING_STATES
 from cleanup.stores.plans import items_of
 
@@ -66,8 +67,14 @@ class CleanupRunAdmin(ReadOnlyAdmin):
 
     intro = (
         "Every run first makes a plan: which files, and why. Under the brakes it goes on by itself; above "
-        "one it waits here for a person. Nothing that is not in the plan is touched."
+        "one it waits here for a person. Nothing that is not in the plan is touched. One that is under way "
+        "can be stopped on its page, and what it has moved can be restored from the trash."
     )
+    when_empty = (
+        "No policy has run yet. Each runs by its own schedule unless it is off; Run now on its page "
+        "starts one at once."
+    )
+    when_empty_see = ("Policies", "admin:cleanup_retentionpolicy_changelist")
     refusals = (EngineError,)
     list_display = ("title", "standing", "planned", "moved", "left", "begun", "took", "by")
     list_filter = ("state", "area", "dry_run")
@@ -85,7 +92,7 @@ class CleanupRunAdmin(ReadOnlyAdmin):
     def context(self, request: HttpRequest, row: CleanupRun) -> dict[str, Any]:
         return {
             "run": row,
-            "topic": f"cleanup:run:{row.pk}",
+            "topic": run_topic(row),
             "kept": reasons(row.kept),
             "outcomes": outcomes(row),
             "biggest": [(one["path"], cells.size(one["size"])) for one in row.facts.get("biggest", [])],
@@ -111,6 +118,11 @@ class CleanupRunAdmin(ReadOnlyAdmin):
             f"{run.policy_version.policy.name}, {cells.files_and_bytes(run.planned_files, run.planned_bytes)}"
             for run in rows
         )
+
+    def name_of(self, row: CleanupRun) -> str:
+        version = row.policy_version
+        begun = timezone.localtime(row.created_at)
+        return f"{version.policy.name} v{version.number}, {begun:%Y-%m-%d %H:%M %Z}"
 
     @display(description="Run")
     def title(self, row: CleanupRun) -> SafeString:

@@ -28,13 +28,17 @@ from cleanup.admin.orders import suffix
 from cleanup.engine.errors import EngineError
 from cleanup.models import AreaUsage, AuditEntry, CleanupItem, ItemState
 from cleanup.operations.areas import active_holds, held_by
-from cleanup.operations.restoring import taken_names
+from cleanup.operations.manifests import on_disk
+from cleanup.operations.restoring import can_be_named, taken_names
 
 #: A purge that comes within this time is marked.
 SOON = timedelta(days=1)
 
 #: Days of the strip above the list.
 MOST_DAYS = 14
+
+#: Files of a bundle that the page shows as the manifest has them.
+MOST_OF_BUNDLE = 100
 
 #: Entries of one file's life that its page shows, the newest.
 MOST_OF_LIFE = 100
@@ -52,8 +56,17 @@ _TONES = {
 
 
 class RestoreForm(ConfirmForm):
-    """What happens to files whose names are taken."""
+    """Under which name one item comes back, and what happens to files whose names are taken."""
 
+    #: As it is typed: spaces at the ends of a name belong to it.
+    to = forms.CharField(
+        required=False,
+        strip=False,
+        label="Path below the area",
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="Where the file goes. Bytes that cannot be shown are written \\xNN. A result takes its "
+        "metadata along.",
+    )
     rename = forms.CharField(
         required=False,
         max_length=100,
@@ -66,6 +79,20 @@ class RestoreForm(ConfirmForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["rename"].initial = suffix()
+        self.former = self._former()
+        if self.former is None:
+            del self.fields["to"]
+        else:
+            self.fields["to"].initial = self.former
+
+    def _former(self) -> str | None:
+        """The path of the one item that may have another; None: the old names it is."""
+        chosen = [] if self.rows is None else list(self.rows[:2])
+        return chosen[0].path if len(chosen) == 1 and can_be_named(chosen[0]) else None
+
+    def clean_to(self) -> str | None:
+        """None where it is the old path, or nothing."""
+        return self.cleaned_data["to"] if self.cleaned_data["to"] not in ("", self.former) else None
 
 
 class ExtendForm(ConfirmForm):
@@ -95,8 +122,13 @@ class CleanupItemAdmin(ReadOnlyAdmin):
 
     intro = (
         "Files that a run has moved to the trash. Until its time is over each can be restored, with its "
-        "bytes, mode and times; then it is purged, unless a hold keeps it."
+        "bytes, mode and times; then it is purged, unless a hold keeps it. Its page says why it is here."
     )
+    when_empty = (
+        "The trash is empty: nothing was moved here, or all of it was restored or purged. The audit "
+        "says which."
+    )
+    when_empty_see = ("Audit", "admin:cleanup_auditentry_changelist")
     refusals = (EngineError,)
     list_display = ("original", "bytes", "why", "by_policy", "moved", "purge")
     list_filter = finding.ITEM_FILTERS
@@ -139,6 +171,7 @@ class CleanupItemAdmin(ReadOnlyAdmin):
     def context(self, request: HttpRequest, row: CleanupItem) -> dict[str, Any]:
         holds = active_holds(row.area_id, now=timezone.now())
         return {
+            "disk": disk_of(row),
             "life": life_of(row),
             "held": held_by(holds, [member["path"] for member in row.members]),
             "item": row,
@@ -215,14 +248,16 @@ class CleanupItemAdmin(ReadOnlyAdmin):
     @change(
         "Restore",
         permission="cleanup.restore_cleanupitem",
-        explain="The files go back to their original paths, with their bytes, modes and times. Nothing is "
-        "overwritten: where another file has taken the name, the trashed one stays in the trash and"
-        " you are told, or it gets another name.",
+        explain="The files go back to their original paths, with their bytes, modes and times; a single one "
+        "to another path, if you wish. Nothing is overwritten: where another file has taken the name, the "
+        "trashed one stays in the trash and you are told, or it gets another name.",
         form=RestoreForm,
     )
     def restore(self, request: HttpRequest, rows: QuerySet[CleanupItem], data: dict[str, Any]) -> str:
-        report = operations.restore(_ids(rows), actor=actor_of(request), rename=data["rename"])
-        said = [f"Restored {cells.files_and_bytes(report.restored, report.bytes)}."]
+        to = data.get("to")
+        report = operations.restore(_ids(rows), actor=actor_of(request), to=to, rename=data["rename"])
+        place = f" as {to}" if to and report.restored and not data["rename"] else ""
+        said = [f"Restored {cells.files_and_bytes(report.restored, report.bytes)}{place}."]
         if report.conflicts:
             names = ", ".join(conflict.path for conflict in report.conflicts[:5])
             said.append(f"{len(report.conflicts):,} stay in the trash, since the name is taken: {names}.")
@@ -272,6 +307,30 @@ def purges() -> tuple[list[dict[str, str]], datetime | None]:
         for day in sorted(sums)[:MOST_DAYS]
     ]
     return days, min((usage.trash_at for usage in usages if usage.trash_at), default=None)
+
+
+def disk_of(row: CleanupItem) -> dict[str, Any] | None:
+    """What the trash itself says of one file, for its page; None if it has nothing to say."""
+    found = on_disk(row)
+    if found is None:
+        return None
+    says = found.says
+    facts = [
+        ("Moved by", says["policy_version"]),
+        ("Why", " · ".join(filter(None, (words(says["reason"]), says["detail"])))),
+        ("Task", says["task_id"] or "—"),
+        ("Trashed", cells.moment(says["trashed_at"])),
+        ("Not purged before", cells.moment(says["purge_after"])),
+    ] if says else []  # fmt: skip
+    files = [
+        (
+            one["path"], cells.size(one["size"]), cells.moment(one["mtime"]), one["mode"],
+            f"{one['uid']}:{one['gid']}", one["inode"],
+        )
+        for one in found.members[:MOST_OF_BUNDLE]
+    ]  # fmt: skip
+    more = max(0, len(found.members) - MOST_OF_BUNDLE)
+    return {"found": found, "facts": facts, "files": files, "more": more}
 
 
 def life_of(row: CleanupItem) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from bus import cells
 from bus.console import ConfirmForm, ReadOnlyAdmin, change
+from bus.filters import choice_filter
+from bus.paging import Route, Sought
 from cleanup import operations
 from cleanup.admin.fields import actor_of
 from cleanup.engine.errors import EngineError
@@ -71,15 +73,23 @@ class VerifierCheckAdmin(ReadOnlyAdmin):
         "lets it go; whatever is in doubt stays. Canaries are tasks whose answer is known: they show that a "
         "verifier can be trusted, and every run asks them first."
     )
+    when_empty = (
+        "No verifier was checked. Each run asks the canaries of its verifiers first, and Test now "
+        "above asks at once."
+    )
     refusals = (EngineError,)
     list_before_template = "console/verifiers.html"
     list_display = ("when", "result", "name", "said", "took", "who")
     list_display_links = ("when",)
-    list_filter = ("sound",)
-    search_fields = ("=verifier",)
+    list_filter = (choice_filter("sound", lambda: [("1", "sound"), ("0", "not sound")], title="result"),)
+    search_fields = ("verifier",)
     search_help_text = "A verifier, as its card spells it"
     ordering = ("-at", "-id")
+    routes = (Route(fixed=("verifier",), by="at"), Route(by="at"))
     fields = (("when", "result", "took"), "name", ("said", "who"))
+
+    def seek(self, term: str, sought: Sought) -> None:
+        sought.equals["verifier"] = term
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -33,6 +33,8 @@ class PolicyVersionAdmin(ReadOnlyAdmin):
         "Every save of a policy makes a version, which never changes again; runs and audit entries point at "
         "the one they obeyed. An old version can be looked at, and put back as the newest one."
     )
+    when_empty = "No policy was saved yet, and each save makes a version."
+    when_empty_see = ("Policies", "admin:cleanup_retentionpolicy_changelist")
     refusals = (EngineError,)
     list_display = ("title", "changed", "by", "saved")
     list_filter = ("policy",)
@@ -71,6 +73,9 @@ class PolicyVersionAdmin(ReadOnlyAdmin):
     def _back(self, request: HttpRequest) -> str:
         previewed = getattr(request, "previewed", None)
         return page_of(previewed) if previewed else super()._back(request)
+
+    def name_of(self, row: PolicyVersion) -> str:
+        return f"{row.policy.name} v{row.number}"
 
     @display(description="Version")
     def title(self, row: PolicyVersion) -> SafeString:

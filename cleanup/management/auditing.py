@@ -69,7 +69,7 @@ def _verdict(found: ChainReport) -> Answer:
 
 def audit_list(options: Options) -> Answer:
     moments = {name: options[name] and micros(options[name]) for name in ("since", "until")}
-    entries = excerpts.entries_of({**options, **moments})
+    entries = excerpts.entries_of({**options, **moments}, scan=options["scan"])
     if options["jsonl"]:
         return _write(entries, options["jsonl"])
     names = ("seq", "actor", "action", "area", "path", "size", "reason", "run", "item", "policy_version")

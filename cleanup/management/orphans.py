@@ -1,4 +1,4 @@
-"""The verbs about orphans and rows: `orphans`, and `restore --rows`."""
+"""The verbs about orphans and rows: `orphans`, `retire`, and `restore --rows`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cleanup.operations import OperationRefused
 from cleanup.operations.areas import opened
 from cleanup.operations.looking import ask_look, register_files
 from cleanup.operations.orphans import look, sight
-from cleanup.operations.rows import count_restorable, restore_rows
+from cleanup.operations.rows import count_restorable, restore_rows, retire_rows
 from cleanup.stores.orphans import count, scanned, stored
 from cleanup.stores.sql import database_now
 
@@ -147,4 +147,15 @@ def restore(options: Options) -> Answer:
     lines = [f"{report.rows} rows of {label} restored."]
     lines += [f"kept: {name} comes back with its file" for name in report.kept]
     data: dict[str, Any] = {"restored": report.rows, "kept": report.kept}
+    return Answer(data=data, lines=lines, code=SOME_SKIPPED if report.kept else DONE)
+
+
+def retire(options: Options) -> Answer:
+    """Soft-delete rows of a model."""
+    label, dry = options["rows"], options["dry_run"]
+    report = retire_rows(label, options["pk"], actor=actor(), reason=options["reason"], dry_run=dry)
+    lines = [f"{report.rows} rows of {label} {'would be' if dry else 'are'} soft-deleted."]
+    lines += [f"kept: {name} is no living row" for name in report.kept]
+    data: dict[str, Any] = {"retired": 0 if dry else report.rows, "kept": report.kept}
+    data |= {"rows": report.rows, "dry_run": True} if dry else {}
     return Answer(data=data, lines=lines, code=SOME_SKIPPED if report.kept else DONE)

@@ -1,4 +1,4 @@
-"""The verbs about the trash as a whole: `extend`, and the orders that a worker carries out.
+"""The verbs about the trash: `extend`, `manifest`, and the orders that a worker carries out.
 
 `restore` and `purge` are in `verbs`. With `--queue` each of the three makes an order: everything that the
 options find is then done by a worker, in batches.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from cleanup import operations
-from cleanup.management.output import Answer, size, table
-from cleanup.management.verbs import actor, found_by, in_trash, order_answer, rolled_back
-from cleanup.models import OrderVerb, TrashOrder
-from cleanup.operations import OperationRefused, orders, trash_filters
+from cleanup.management.output import DONE, SOME_SKIPPED, Answer, size, table
+from cleanup.management.verbs import actor, found_by, in_trash, item_id, order_answer, rolled_back
+from cleanup.models import CleanupItem, OrderVerb, TrashOrder
+from cleanup.operations import NotFound, OperationRefused, manifests, orders, trash_filters
 
 Options = dict[str, Any]
 
@@ -33,6 +35,27 @@ def extend(options: Options) -> Answer:
         return Answer(data={"extended": 0, "items": len(ids), "dry_run": True}, lines=[line])
     number = operations.extend_grace(ids, by=options["by"], actor=actor())
     return Answer(data={"extended": number}, lines=[f"{number} items stay longer."])
+
+
+def manifest(options: Options) -> Answer:
+    """What the trash itself says of one item."""
+    rows = CleanupItem.objects.select_related("area", "run__policy_version__policy")
+    item = rows.filter(pk=item_id(options["item"])).first()
+    if item is None:
+        raise NotFound(f"there is no item {options['item']}")
+    found = manifests.on_disk(item)
+    if found is None:
+        raise OperationRefused(f"{item.path} is {item.get_state_display()}: nothing of it is in the trash")
+    data = {"item": str(item.pk), "state": item.state, **msgspec.to_builtins(found)}
+    if found.trouble:
+        return Answer(data=data, lines=[f"The manifest cannot be read: {found.trouble}."], code=SOME_SKIPPED)
+    lines = [f"The files are {found.files}.", *(f"{name}: {value}" for name, value in found.says.items())]
+    shown = [[one["mode"], f"{one['uid']}:{one['gid']}", one["size"], one["mtime"], one["path"]]
+             for one in found.members]  # fmt: skip
+    lines += table(shown, header=["MODE", "OWNER", "SIZE", "CHANGED", "PATH"])
+    lines += [f"DISAGREES: {one}" for one in found.differences]
+    is_right = found.is_whole and not found.differences
+    return Answer(data=data, lines=lines, code=DONE if is_right else SOME_SKIPPED)
 
 
 def orders_list(_: Options) -> Answer:

@@ -246,7 +246,7 @@ def found_by(options: Options) -> dict[str, Any]:
 def in_trash(options: Options) -> list[UUID]:
     """The ids of what the options find in the trash, or name."""
     if options.get("item"):
-        return [_uuid(text) for text in options["item"]]
+        return [item_id(text) for text in options["item"]]
     wanted = found_by(options)
     is_meant = trash_filters.fits(wanted)
     rows = trash_filters.matching(wanted).order_by("trash_id").values_list("pk", "path")
@@ -295,7 +295,7 @@ def _queue_restore(ids: list[UUID], to: str | None) -> Answer:
     return Answer(data={"queued": queued}, lines=[f"{queued} items will be brought back by a worker."])
 
 
-def _uuid(text: str) -> UUID:
+def item_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError as error:

@@ -7,13 +7,19 @@ the roots of the checkpoints in them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import QuerySet
 
 from cleanup.engine.audit import canonical
 from cleanup.models import AuditEntry
-from cleanup.stores.audit import sealed
+from cleanup.stores.audit import first_since, sealed
+
+#: So far may the clocks of servers have been apart, or set: entries are looked for by their numbers this much
+#: before and after the moments that are asked for.
+MARGIN = timedelta(minutes=10)
+_MARGIN_US = MARGIN // timedelta(microseconds=1)
 
 #: Entries read at a time: memory stays the same however many there are.
 PAGE = 2_000
@@ -35,12 +41,23 @@ def lines(rows: QuerySet[AuditEntry]) -> Iterator[bytes]:
             yield part
 
 
-def entries_of(wanted: dict[str, Any]) -> QuerySet[AuditEntry]:
-    """Rows whose columns equal what is given; `since` and `until` are microseconds, the first inclusive."""
+def entries_of(wanted: dict[str, Any], *, scan: bool = False) -> QuerySet[AuditEntry]:
+    """Rows whose columns equal what is given; `since` and `until` are microseconds, the first inclusive.
+
+    There is no index of moments: they rise with the numbers, so the numbers between which to look are found
+    by halving, with `MARGIN` on both sides. An entry of a clock that was further off may be missed, unless
+    every entry is looked at.
+
+    Args:
+        wanted: `since`, `until` and values of columns; what is empty is not asked for.
+        scan: look at every entry.
+    """
     rows = AuditEntry.objects.order_by("-seq")
     if (since := wanted.get("since")) is not None:
         rows = rows.filter(at_us__gte=since)
+        rows = rows if scan else rows.filter(seq__gte=first_since(since - _MARGIN_US))
     if (until := wanted.get("until")) is not None:
         rows = rows.filter(at_us__lt=until)
+        rows = rows if scan else rows.filter(seq__lt=first_since(until + _MARGIN_US))
     columns = ("action", "actor", "area", "path", "run", "item")
     return rows.filter(**{name: wanted[name] for name in columns if wanted.get(name)})

@@ -35,10 +35,10 @@ from cleanup.operations.policies import policy_of
 from cleanup.operations.recovery import recover_area
 from cleanup.operations.residue import count_residue
 from cleanup.operations.rows import carry_out_rows, count_rows_left
-from cleanup.operations.runs import actor_of, find_run, write_entry
+from cleanup.operations.runs import actor_of, find_run, said_of, tell_end, write_entry
 from cleanup.operations.watermarks import relieve, relieved_again, sentence
 from cleanup.stores import Actor
-from cleanup.stores.feed import RunProgress
+from cleanup.stores.feed import JobFeed
 from cleanup.stores.leases import LeaseLost, advance, release, take
 from cleanup.stores.plans import PlanWriter, items_of, stored_plan
 from cleanup.stores.quiet import collecting_later
@@ -99,7 +99,7 @@ class _Execution:
     ) -> None:
         self.run, self.token, self.deadline = run, token, deadline
         self.on_progress = on_progress
-        self.feed = RunProgress(run.pk)
+        self.feed = JobFeed("run", run.pk)
         self.next_beat = 0.0
         self.actor: Actor = actor_of(run)
 
@@ -214,16 +214,20 @@ class _Execution:
         evidence = {
             name: fields[name] for name in ("plan_digest", "planned_files", "planned_bytes", "brakes")
         }
+        match state:
+            case RunState.APPROVED:
+                advance(self.run.pk, self.token, now=now, state=state, **fields)
+                by, action = Actor.system("brakes"), "approved"
+            case RunState.AWAITING_APPROVAL:
+                self.leave(state=state, **fields)
+                by, action = self.actor, "awaiting_approval"
+            case _:
+                self.leave(state=state, finished_at=now, **fields)
+                tell_end(find_run(self.run.pk))
+                by, action = self.actor, f"run_{state}"
         write_entry(self.run, "planned", self.actor, now=now, evidence=evidence)
-        if state is RunState.APPROVED:
-            advance(self.run.pk, self.token, now=now, state=state, **fields)
-            write_entry(self.run, "approved", Actor.system("brakes"), now=now)
-        elif state is RunState.AWAITING_APPROVAL:
-            self.leave(state=state, **fields)
-            write_entry(self.run, "awaiting_approval", self.actor, now=now)
-        else:
-            self.leave(state=state, finished_at=now, **fields)
-            write_entry(self.run, f"run_{state}", self.actor, now=now, reason=fields["message"])
+        reason = fields["message"] if action.startswith("run_") else None
+        write_entry(self.run, action, by, now=now, reason=reason)
 
     def leave(self, **changes: Any) -> None:
         """Write the last changes of this lease and give it back."""
@@ -329,29 +333,21 @@ class _Execution:
                 )
                 return
             self.run = find_run(self.run.pk)
+            tell_end(self.run)
             names = ("trashed", "trashed_bytes", "skipped", "errors", "residue")
             evidence = {name: getattr(self.run, name) for name in names}
             write_entry(self.run, f"run_{state}", self.actor, now=now, reason=message, evidence=evidence)
         self.tell(self.run.planned_files, final=True)
 
     def tell(self, done: int, *, final: bool = False) -> None:
-        run = self.run
-        total = run.planned_files if run.state not in (RunState.QUEUED, RunState.PLANNING) else 0
-        progress = Progress(state=run.state, done=done, total=total, bytes=run.planned_bytes)
+        """Say how far it is; the `final` word was told to the bus when the run ended."""
+        said = said_of(self.run, done)
         if self.on_progress is not None:
-            self.on_progress(progress)
-        data: dict[str, Any] = {
-            "run": str(run.pk),
-            "state": run.state,
-            "policy": run.policy_version.policy.name,
-            "area": run.scope,
-            "done": done,
-            "total": total,
-            "bytes": run.planned_bytes,
-        }
-        if final:
-            data |= {name: getattr(run, name) for name in ("trashed", "skipped", "errors", "message")}
-        self.feed.tell(data, final=final)
+            self.on_progress(
+                Progress(state=self.run.state, done=done, total=said["total"], bytes=said["bytes"])
+            )
+        if not final:
+            self.feed.tell(said)
 
 
 def _biggest(store: PlanWriter) -> dict[str, Any]:

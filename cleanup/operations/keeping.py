@@ -67,7 +67,7 @@ def keep_restored(
     if to is not None:
         companion = companion_name(unescape(to))
         paths = {to} if companion is None else {to, escape(companion)}
-    elif rename:
+    if rename:
         others = {renamed(path, rename) for path in paths}
         companions = filter(None, (companion_name(unescape(path)) for path in others))
         paths |= others | {escape(name) for name in companions}

@@ -33,7 +33,8 @@ from cleanup.operations.restoring import restore
 from cleanup.operations.runs import send
 from cleanup.operations.trash_filters import count, fits, matching
 from cleanup.stores import Actor, DatabaseAuditSink, jobs, record
-from cleanup.stores.feed import tell
+from cleanup.stores.feed import JobFeed
+from cleanup.stores.feed import topic_of as topic_of_job
 from cleanup.stores.sql import chunks, database_now
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ _BETWEEN = (ItemState.RESTORING, ItemState.PURGE_INTENT)
 
 def topic_of(order: TrashOrder) -> str:
     """Where its progress is told."""
-    return f"cleanup:order:{order.pk}"
+    return topic_of_job("order", order.pk)
 
 
 def find_order(order_id: UUID | str) -> TrashOrder:
@@ -146,6 +147,8 @@ def stop_order(given: TrashOrder, *, actor: Actor) -> TrashOrder:
         )
         if not ended and not rows.filter(state__in=jobs.OPEN_STATES).update(stop_requested=True):
             raise OperationRefused("the order is over")
+        if ended:
+            _tell_end(find_order(given.pk))
         _write(given, "order_stopped" if ended else "order_stop_requested", actor, now, {})
     return find_order(given.pk)
 
@@ -185,6 +188,7 @@ class _Worker:
         self.order, self.deadline, self.on_progress = given, deadline, on_progress
         self.actor = Actor(name=given.actor, kind=given.actor_kind)
         self.is_meant = fits(given.filter)
+        self.feed = JobFeed("order", given.pk)
 
     def run_slice(self) -> None:
         """Work until the slice or the order is over, and leave the row saying which."""
@@ -311,21 +315,31 @@ class _Worker:
         with transaction.atomic():
             if not jobs.end(self.order, state, now=now, message=message):
                 return
+            self.order.state, self.order.message = state, message
+            _tell_end(self.order)
             names = ("done_files", "done_bytes", "kept")
             evidence = {name: getattr(self.order, name) for name in names}
             _write(self.order, f"order_{state}", self.actor, now, evidence, reason=message)
-        self.order.state, self.order.message = state, message
-        self.tell(final=True)
-
-    def tell(self, *, final: bool = False) -> None:
         if self.on_progress is not None:
             self.on_progress(self.order)
-        data = {
-            "order": str(self.order.pk), "verb": self.order.verb, "state": self.order.state,
-            "done": self.order.seen, "total": max(self.order.files, self.order.seen),
-            "bytes": self.order.done_bytes, "message": self.order.message,
-        }  # fmt: skip
-        tell(topic_of(self.order), "order.finished" if final else "order.progress", data)
+
+    def tell(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.order)
+        self.feed.tell(_said(self.order))
+
+
+def _said(given: TrashOrder) -> dict[str, Any]:
+    """What is told of an order on its topic."""
+    return {
+        "order": str(given.pk), "verb": given.verb, "state": given.state, "done": given.seen,
+        "total": max(given.files, given.seen), "bytes": given.done_bytes, "message": given.message,
+    }  # fmt: skip
+
+
+def _tell_end(given: TrashOrder) -> None:
+    """Tell the last word of an order that is over, and end its topic. In a transaction of the caller."""
+    JobFeed("order", given.pk).finish(_said(given))
 
 
 def _order_of(row: CleanupItem) -> tuple[datetime, UUID]:

@@ -27,7 +27,8 @@ from cleanup.operations.runs import queue_run, send
 from cleanup.operations.surveys import Survey, survey
 from cleanup.operations.versions import fields_of, fields_of_version, find_version, with_fields
 from cleanup.stores import Actor, jobs
-from cleanup.stores.feed import tell
+from cleanup.stores.feed import JobFeed
+from cleanup.stores.feed import topic_of as topic_of_job
 from cleanup.stores.previews import PreviewWriter
 from cleanup.stores.sql import database_now
 
@@ -50,7 +51,7 @@ _BEAT, _TELL = 0.5, 0.25
 
 def topic_of(preview: PolicyPreview) -> str:
     """Where its progress is told."""
-    return f"cleanup:preview:{preview.pk}"
+    return topic_of_job("preview", preview.pk)
 
 
 def find_preview(preview_id: UUID | str) -> PolicyPreview:
@@ -138,10 +139,22 @@ def cancel_preview(preview: PolicyPreview) -> PolicyPreview:
 def _stop(preview: PolicyPreview) -> bool:
     """End it, or have it ended; False if it is over."""
     rows = PolicyPreview.objects.filter(pk=preview.pk)
-    ended = rows.filter(state=JobState.QUEUED).update(
-        state=JobState.STOPPED, finished_at=database_now(), message=_STOPPED
-    )
-    return bool(ended or rows.filter(state=JobState.RUNNING).update(stop_requested=True))
+    with transaction.atomic():
+        if rows.filter(state=JobState.QUEUED).update(
+            state=JobState.STOPPED, finished_at=database_now(), message=_STOPPED
+        ):
+            _tell_end(preview, JobState.STOPPED, _STOPPED)
+            return True
+        return bool(rows.filter(state=JobState.RUNNING).update(stop_requested=True))
+
+
+def _said(preview: PolicyPreview, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"preview": str(preview.pk), "state": "running", "policy": preview.name, **data}
+
+
+def _tell_end(preview: PolicyPreview, state: JobState, message: str) -> None:
+    """Tell the last word, and end the topic."""
+    JobFeed("preview", preview.pk).finish(_said(preview, {"state": str(state), "message": message}))
 
 
 def drafted(preview: PolicyPreview) -> RetentionPolicy:
@@ -213,6 +226,7 @@ class _Looking:
 
     def __init__(self, preview: PolicyPreview) -> None:
         self.preview, self.began = preview, time.monotonic()
+        self.feed = JobFeed("preview", preview.pk)
         self.next_beat = self.next_word = 0.0
         self.before = self.total = 0
         self.what = ""
@@ -220,6 +234,8 @@ class _Looking:
     def look(self) -> None:
         with jobs.ended_by(self.preview, self.end):
             self.judge()
+        if not PolicyPreview.objects.filter(pk=self.preview.pk).exists():
+            _tell_end(self.preview, JobState.STOPPED, "its policy was removed meanwhile")
 
     def judge(self) -> None:
         preview, now = self.preview, database_now()
@@ -257,7 +273,8 @@ class _Looking:
             self.check_stop()
         if now >= self.next_word:
             self.next_word = now + _TELL
-            self.tell({"done": done, "total": self.total, "message": self.what})
+            told = {"done": done, "total": self.total, "message": self.what}
+            self.feed.tell(_said(self.preview, told))
 
     def check_stop(self) -> None:
         if PolicyPreview.objects.filter(pk=self.preview.pk, stop_requested=True).exists():
@@ -265,14 +282,11 @@ class _Looking:
 
     def end(self, state: JobState, message: str, result: Mapping[str, Any] | None = None) -> None:
         result = {**(result or {}), "seconds": round(time.monotonic() - self.began, 2)}
-        if jobs.end(self.preview, state, now=database_now(), message=message, result=result):
-            self.tell({"state": str(state), "message": message}, final=True)
-        else:
-            logger.warning("preview %s would have been %s, but has passed on", self.preview.pk, state)
-
-    def tell(self, data: dict[str, Any], *, final: bool = False) -> None:
-        said = {"preview": str(self.preview.pk), "state": "running", "policy": self.preview.name, **data}
-        tell(topic_of(self.preview), "preview.finished" if final else "preview.progress", said)
+        with transaction.atomic():
+            if jobs.end(self.preview, state, now=database_now(), message=message, result=result):
+                _tell_end(self.preview, state, message)
+            else:
+                logger.warning("preview %s would have been %s, but has passed on", self.preview.pk, state)
 
 
 def _scope(policy: RetentionPolicy) -> dict[str, Any]:
@@ -308,10 +322,12 @@ def tend_previews(now: datetime) -> None:
 
 def forget_previews(now: datetime) -> int:
     """Remove what is older than a day, its files first; return how many previews."""
-    old = list(
-        PolicyPreview.objects.filter(created_at__lt=now - KEPT)
-        .exclude(state=JobState.RUNNING, lease_until__gte=now)
-        .values_list("pk", flat=True)[:100]
-    )
+    rows = PolicyPreview.objects.filter(created_at__lt=now - KEPT)
+    rows = rows.exclude(state=JobState.RUNNING, lease_until__gte=now).order_by("pk")
+    old = list(rows.only("state", "name")[:100])
+    for preview in old:
+        if preview.state in jobs.OPEN_STATES:
+            _tell_end(preview, JobState.FAILED, "nobody carried it out within a day")
     PreviewBatch.objects.filter(preview__in=old).delete()
-    return PolicyPreview.objects.filter(pk__in=old).delete()[0] if old else 0
+    keys = [preview.pk for preview in old]
+    return PolicyPreview.objects.filter(pk__in=keys).delete()[0] if keys else 0

@@ -22,7 +22,7 @@ from django.db import transaction
 from cleanup.engine.area import AreaHandle
 from cleanup.engine.audit import AuditRecord
 from cleanup.engine.errors import AreaBusy, AreaRefused, ManifestInvalid, PolicyInvalid
-from cleanup.engine.expiry import companion_name
+from cleanup.engine.expiry import RESULT_SUFFIX, companion_name
 from cleanup.engine.faults import crash_point
 from cleanup.engine.listing import Looker
 from cleanup.engine.names import escape, is_below, is_internal, unescape
@@ -55,6 +55,9 @@ _BATCH = 2_000
 
 #: Items that one recovery finishes: a queue may hold any number, and others wait for the area's lock.
 _AT_ONCE = 5 * _BATCH
+
+#: Bytes of one name, and of a path: what Linux takes. The engine opens paths from the area on.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_095
 
 #: By name, since tasks stand above operations.
 _RESTORE = "cleanup.tasks.restore"
@@ -98,9 +101,9 @@ def restore(
 ) -> RestoreReport:
     """Bring items back under their old names, or one item under the escaped path `to` below its area.
 
-    Items that are not in the trash are passed over. A taken name is a conflict: the item stays in the trash,
-    or comes back under another name (`renamed`) if `rename` is given and that one is free. What could not be
-    made durable is an error in the report, and left to recovery.
+    Items that are not in the trash are passed over. A taken name, old or new, is a conflict: the item stays
+    in the trash, or comes back under another name (`renamed`) if `rename` is given and that one is free. What
+    could not be made durable is an error in the report, and left to recovery.
 
     Args:
         item_ids: of any areas.
@@ -110,13 +113,13 @@ def restore(
         evidence: said in the audit with each item.
 
     Raises:
-        OperationRefused: `to` is given for more than one item, or is no place below the area; `rename`
-            cannot be a part of a name.
+        OperationRefused: `to` is given for more than one item or for a bundle, or is no place below the area,
+            or too long; `rename` cannot be a part of a name.
         AreaRefused, AreaBusy: an area cannot be worked in; items of areas before it are back.
     """
     report = RestoreReport()
     if to is not None:
-        _check_target(item_ids, to)
+        to = _target(item_ids, to)
     check_rename(rename)
     wish = _Wish(actor=actor, to=to, rename=rename, evidence=evidence or {})
     for area, ids in _by_area(item_ids).items():
@@ -197,7 +200,14 @@ def _paths(row: CleanupItem, to: str | None) -> list[str]:
     return [escape(member.path) for member in _restored_item(row, to).members]
 
 
-def _check_target(item_ids: Collection[UUID], to: str) -> None:
+def can_be_named(row: CleanupItem) -> bool:
+    """Whether an item may come back under another path: one file, or a result with its metadata."""
+    names = [unescape(member["path"]) for member in row.members]
+    return len(names) == 1 or (len(names) == 2 and companion_name(names[0]) == names[1])
+
+
+def _target(item_ids: Collection[UUID], to: str) -> str:
+    """The path `to` in its one spelling, if the one item may have it."""
     if len(item_ids) != 1:
         raise OperationRefused("another name can be given for one item only")
     try:
@@ -206,6 +216,16 @@ def _check_target(item_ids: Collection[UUID], to: str) -> None:
         raise OperationRefused(str(error)) from error
     if not is_below(path) or is_internal(path):
         raise OperationRefused(f"{to!r} is no place below the area")
+    if len(path) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in path.split(b"/")):
+        raise OperationRefused(
+            f"a name has at most {_LONGEST_NAME} bytes, a path below an area {_LONGEST_PATH}"
+        )
+    row = CleanupItem.objects.filter(pk__in=item_ids).first()
+    if row is not None and not can_be_named(row):
+        raise OperationRefused("a bundle goes back under its old names only")
+    if row is not None and len(row.members) == 2 and companion_name(path) is None:
+        raise OperationRefused(f"a result goes back under a name that ends in {RESULT_SUFFIX.decode()}")
+    return escape(path)
 
 
 def _by_area(item_ids: Collection[UUID]) -> dict[StagingArea, list[UUID]]:
@@ -229,7 +249,7 @@ def _restore_part(handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], wi
     rows = load(before, area=area)
     restored = [_restore_to(handle, row, to) for row in rows] if to else _restore_rows(handle, rows)
     if wish.rename:
-        restored = _restore_renamed(handle, rows, restored, wish.rename)
+        restored = _restore_renamed(handle, rows, restored, wish)
     done = [
         _Done(row=row, before=before[row.pk], restored=one) for row, one in zip(rows, restored, strict=True)
     ]
@@ -239,12 +259,12 @@ def _restore_part(handle: AreaHandle, area: StagingArea, ids: Sequence[UUID], wi
 
 
 def _restore_renamed(
-    handle: AreaHandle, rows: Sequence[CleanupItem], restored: Sequence[Restored], rename: str
+    handle: AreaHandle, rows: Sequence[CleanupItem], restored: Sequence[Restored], wish: _Wish
 ) -> list[Restored]:
     """Try those whose names are taken again under others. The rows say so first: a crash may come."""
     taken = [row for row, one in zip(rows, restored, strict=True) if one.outcome == "conflict"]
     for row in taken:
-        row.restore_to = renamed(row.path, rename)
+        row.restore_to = renamed(wish.to or row.path, wish.rename)
     CleanupItem.objects.bulk_update(taken, ["restore_to"], batch_size=500)
     return [
         _restore_to(handle, row, row.restore_to) if one.outcome == "conflict" else one

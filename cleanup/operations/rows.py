@@ -28,6 +28,7 @@ from cleanup.engine.reasons import Reason
 from cleanup.models import CleanupItem, CleanupRun, ItemState, PlanBatch, StagedFile
 from cleanup.operations.outcomes import OperationRefused
 from cleanup.operations.runs import actor_of
+from cleanup.softdelete import DEFAULT_GRACE_PERIOD
 from cleanup.stores import Actor, DatabaseAuditSink, record
 from cleanup.stores.items import version_label
 from cleanup.stores.leases import advance
@@ -184,6 +185,40 @@ class RowReport:
     kept: list[str] = field(default_factory=list)
 
 
+def retire_rows(
+    label: str,
+    keys: Collection[str],
+    *,
+    actor: Actor,
+    reason: str,
+    grace: timedelta = DEFAULT_GRACE_PERIOD,
+    dry_run: bool = False,
+) -> RowReport:
+    """Soft-delete living rows of a model; until their grace is over `restore_rows` brings them back.
+
+    What is no living row is kept. No file is touched: one whose row is retired is an orphan.
+
+    Raises:
+        PolicyInvalid: there is no such soft-delete model.
+        OperationRefused: no reason is given, or a key is none of this model.
+    """
+    if not reason.strip():
+        raise OperationRefused("retiring rows needs a reason")
+    model, report = find_model(label), RowReport()
+    for part in chunks(dict.fromkeys(_key(model, key) for key in keys), _together()):
+        with transaction.atomic():
+            now = database_now()
+            found = model.objects.select_for_update().filter(pk__in=part).order_by("pk")
+            going = list(found.values_list("pk", flat=True))
+            if not dry_run:
+                why = f"retired by {actor.name}: {reason}"
+                take(model, going, at=now, purge_after=now + grace, reason=why)
+                _write(model, going, "row_soft_deleted", actor, reason=reason)
+        report.rows += len(going)
+        report.kept += [name_of(model, key) for key in part if key not in going]
+    return report
+
+
 def restore_rows(label: str, keys: Collection[str] | None = None, *, actor: Actor) -> RowReport:
     """Bring soft-deleted rows of a model back: all of them, or those of `keys`.
 
@@ -300,11 +335,13 @@ def _parted(rows: Any, keys: Collection[Any]) -> tuple[list[Any], list[Any]]:
     return [key for key in locked if key not in kept], sorted(kept)
 
 
-def _write(model: RowModel, keys: Iterable[Any], action: str, actor: Actor) -> None:
+def _write(
+    model: RowModel, keys: Iterable[Any], action: str, actor: Actor, *, reason: str | None = None
+) -> None:
     """Write an audit entry for each row, in the transaction of the caller."""
     now = database_now()
     names = [name_of(model, key) for key in keys]
     label = model._meta.label
     DatabaseAuditSink().write(
-        [record(actor, action, now=now, item=name, area=label, path=name) for name in names]
+        [record(actor, action, now=now, item=name, area=label, path=name, reason=reason) for name in names]
     )

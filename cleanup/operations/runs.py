@@ -21,6 +21,7 @@ from cleanup.models import ACTIVE_STATES, CleanupRun, Mode, RetentionPolicy, Run
 from cleanup.operations.outcomes import NotFound, OperationRefused, RunActive
 from cleanup.operations.policies import current_version
 from cleanup.stores import Actor, DatabaseAuditSink, record
+from cleanup.stores.feed import JobFeed, topic_of
 from cleanup.stores.items import version_label
 from cleanup.stores.leases import WORKING_STATES, revoke
 from cleanup.stores.sql import database_now
@@ -227,7 +228,32 @@ def end(run: CleanupRun, state: RunState, actor: Actor, *, message: str = "") ->
     now = database_now()
     revoke(run.pk)
     CleanupRun.objects.filter(pk=run.pk).update(state=state, finished_at=now, message=message[:500])
+    tell_end(find_run(run.pk))
     write_entry(run, f"run_{state}", actor, now=now, reason=message)
+
+
+def run_topic(run: CleanupRun) -> str:
+    """Where its progress is told."""
+    return topic_of("run", run.pk)
+
+
+def said_of(run: CleanupRun, done: int) -> dict[str, Any]:
+    """What is told of a run on its topic, which has dealt with `done` files."""
+    return {
+        "run": str(run.pk),
+        "state": run.state,
+        "policy": run.policy_version.policy.name,
+        "area": run.scope,
+        "done": done,
+        "total": run.planned_files if run.state not in (RunState.QUEUED, RunState.PLANNING) else 0,
+        "bytes": run.planned_bytes,
+    }
+
+
+def tell_end(run: CleanupRun) -> None:
+    """Tell the last word of a run that is over, and end its topic. In a transaction of the caller."""
+    figures = {name: getattr(run, name) for name in ("trashed", "skipped", "errors", "message")}
+    JobFeed("run", run.pk).finish({**said_of(run, run.planned_files), **figures})
 
 
 def expire_plans(now: datetime, **scope: Any) -> int:

@@ -1,8 +1,9 @@
-"""What cleanup tells the bus: audit entries on `cleanup:audit`, the progress of a run on `cleanup:run:<id>`.
+"""What cleanup tells the bus: audit entries on `cleanup:audit`, how far a job is on a topic of its own.
 
-Told after the commit, and never a reason to fail: whoever needs certainty reads the rows. Up to 20 entries
-that were written together are told one by one, more as one summary, so that a run of a million files does not
-flood the bus.
+Never a reason to fail: whoever needs certainty reads the rows. Up to 20 entries that were written together
+are told one by one, more as one summary, so that a run of a million files does not flood the bus. All of it
+is told after the commit, but for the end of a job: that is part of the transaction in which the job ends, so
+that a job which is over leaves no topic that is not.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, transaction
 
-from bus.publishing import publish
+from bus.protocol.errors import TopicEnded
+from bus.publishing import end, publish
 from cleanup.engine.audit import AuditEntry
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,9 @@ _ONE_BY_ONE = 20
 
 #: 10 a second: more than an eye can follow, few enough that their commits do not slow the run.
 PROGRESS_INTERVAL = timedelta(milliseconds=100)
+
+#: How the topic of a job ends, by the job's last state; in every other state it has failed.
+_ENDS = {"done": "completed", "reported": "completed", "rejected": "cancelled", "stopped": "cancelled"}
 
 
 def announce(entries: Sequence[AuditEntry]) -> None:
@@ -69,26 +75,55 @@ def _tell_all(topic: str, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 def tell(topic: str, event_type: str, data: dict[str, Any]) -> None:
     """Publish one event now; a bus in trouble is logged and changes nothing."""
-    try:
+    with _harmless(topic, event_type):
         publish(topic, event_type, data, tags={"key": event_type})
+
+
+@contextmanager
+def _harmless(topic: str, event_type: str) -> Iterator[None]:
+    try:
+        yield
+    except TopicEnded:
+        logger.info("%s was not told on %s: it has ended", event_type, topic)
     except (DatabaseError, OSError) as error:
         logger.warning("%s was not told on %s: %s", event_type, topic, error)
     except Exception:
-        # The bus's own errors: the change that this tells of is committed, so nothing may be undone for it.
+        # The bus's own errors: the change that this tells of is made, so nothing may be undone for it.
         logger.exception("%s was not told on %s", event_type, topic)
 
 
-class RunProgress:
-    """Tells how far a run is, on its own topic; at most ten times a second, the last word always."""
+def topic_of(kind: str, key: object) -> str:
+    """The topic of a job: of a `run`, a `preview`, an `order`."""
+    return f"cleanup:{kind}:{key}"
 
-    def __init__(self, run_id: object) -> None:
-        self._topic = f"cleanup:run:{run_id}"
-        self._next = 0.0
 
-    def tell(self, data: dict[str, Any], *, final: bool = False) -> None:
-        """Publish `data` unless something was told a moment ago."""
-        now = time.monotonic()
-        if now < self._next and not final:
-            return
-        self._next = now + PROGRESS_INTERVAL.total_seconds()
-        tell(self._topic, "run.finished" if final else "run.progress", data)
+class JobFeed:
+    """Tells how far a job is: `<kind>.progress` at most ten times a second, at last `<kind>.finished`.
+
+    Then the topic ends, as those of tasks do: it lets its readers go, and is removed with its last event.
+    """
+
+    def __init__(self, kind: str, key: object) -> None:
+        self._kind, self._topic = kind, topic_of(kind, key)
+        self._next, self._state = 0.0, ""
+
+    def tell(self, data: dict[str, Any]) -> None:
+        """Publish `data`; if something was told a moment ago, only if the job's `state` is another one."""
+        now, state = time.monotonic(), str(data["state"])
+        if now >= self._next or state != self._state:
+            self._next, self._state = now + PROGRESS_INTERVAL.total_seconds(), state
+            tell(self._topic, f"{self._kind}.progress", data)
+
+    def finish(self, data: dict[str, Any]) -> None:
+        """Publish the last word and end the topic, in the transaction in which the job ends.
+
+        Before the job's audit entry: whoever ends a topic by hand locks the topic first, too, and the audit
+        then.
+
+        Args:
+            data: with the job's last `state`.
+        """
+        event_type, status = f"{self._kind}.finished", _ENDS.get(str(data["state"]), "failed")
+        with _harmless(self._topic, event_type), transaction.atomic():
+            publish(self._topic, event_type, data, tags={"key": event_type})
+            end(self._topic, status, {**data, "status": status})

@@ -58,10 +58,19 @@ def fill(amount: Amount) -> None:
         (Event, amount.events, _events(topics)),
         (AuditEntry, amount.entries, _entries()),
     ):
-        _make(model, number, text)
+        make(model, number, text)
     AuditHead.objects.update_or_create(pk=1, defaults={"seq": amount.entries, "hash": "0" * 64})
+    _set_offsets()
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE" if connection.vendor == "postgresql" else "SELECT 1")
+
+
+def _set_offsets() -> None:
+    """Say of every topic which events it keeps."""
+    kept = 'SELECT {}("offset") FROM bus_event WHERE topic_id = bus_topic.id'
+    first, last = (f"COALESCE(({kept.format(word)}), 0)" for word in ("MIN", "MAX"))
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE bus_topic SET first_offset = {first}, last_offset = {last}")
 
 
 def _parents() -> None:
@@ -75,7 +84,7 @@ def _parents() -> None:
     ])  # fmt: skip
 
 
-def _make(model: type[models.Model], number: int, text: str) -> None:
+def make(model: type[models.Model], number: int, text: str) -> None:
     """Insert `number` rows, each from `n` = 1, 2, 3 …, and build the indexes of the model afterwards."""
     # Within a transaction, as in a test, SQLite's schema stays as it is.
     kept = [] if connection.in_atomic_block else list(model._meta.indexes)
@@ -102,31 +111,31 @@ def _change_indexes(model: type[models.Model], indexes: list[models.Index], verb
             getattr(editor, verb)(model, index)
 
 
-def _is_postgresql() -> bool:
+def is_postgresql() -> bool:
     return connection.vendor == "postgresql"
 
 
 def _uuid(prefix: str, number: str) -> str:
     """A UUID that sorts by nothing in particular, as text of the database."""
-    if _is_postgresql():
+    if is_postgresql():
         return f"md5('{prefix}' || {number})::uuid"
     return f"printf('%08x%08x%016x', (({number}) * 2654435761) % 4294967296, {ord(prefix)}, {number})"
 
 
 def _text_uuid(prefix: str, number: str) -> str:
-    return f"({_uuid(prefix, number)})::text" if _is_postgresql() else _uuid(prefix, number)
+    return f"({_uuid(prefix, number)})::text" if is_postgresql() else _uuid(prefix, number)
 
 
-def _run(number: str) -> str:
-    if _is_postgresql():
+def run_id(number: str) -> str:
+    if is_postgresql():
         return f"lpad(to_hex({number}), 32, '0')::uuid"
     return f"printf('%032x', {number})"
 
 
-def _moment(seconds_ago: str) -> str:
+def moment(seconds_ago: str) -> str:
     """A moment as the column has it; those of a thousand rows are equal, as those of a batch are."""
     now = timezone.now() + timedelta(minutes=1)
-    if _is_postgresql():
+    if is_postgresql():
         return f"timestamptz '{now.isoformat()}' - ({seconds_ago}) * interval '1 second'"
     return f"datetime('{now:%Y-%m-%d %H:%M:%S}', printf('%+d seconds', -({seconds_ago}))) || '.000001'"
 
@@ -142,15 +151,15 @@ def _items() -> str:
     """One in ten is purged already; all went within ten days."""
     back = "(TOTAL - n) / 1000 * (864000.0 / (TOTAL / 1000 + 1))"
     back = f"CAST({back} AS integer)"
-    members = "json_build_array()" if _is_postgresql() else "'[]'"
+    members = "json_build_array()" if is_postgresql() else "'[]'"
     return f"""
         INSERT INTO cleanup_cleanupitem (id, run_id, area_id, path, members, size, state, reason, detail,
             task_id, trash_id, restore_to, trashed_at, purge_after, purge_floor, changed_at)
-        SELECT {_uuid("i", "n")}, {_run(f"1 + n * {RUNS} / (TOTAL + 1)")}, {_area("n")},
+        SELECT {_uuid("i", "n")}, {run_id(f"1 + n * {RUNS} / (TOTAL + 1)")}, {_area("n")},
             'in/' || (n % 997) || '/result-' || n || '.json', {members}, 1000 + n % 100000,
             CASE WHEN n % 10 = 3 THEN 'purged' ELSE 'trashed' END,
             CASE WHEN n % 10000 = 11 THEN 'orphaned' WHEN n % 10 = 1 THEN 'expired' ELSE 'older_than_age' END,
-            '', '', 'trash/' || n, '', {_moment(back)}, {_moment(f"{back} - 604800")}, NULL, {_moment(back)}
+            '', '', 'trash/' || n, '', {moment(back)}, {moment(f"{back} - 604800")}, NULL, {moment(back)}
         FROM NUMBERS
     """
 
@@ -165,14 +174,14 @@ def _events(topics: int) -> str:
             CASE WHEN n % 100000 = 17 THEN 'task.failed' ELSE 'task.progress' END,
             '{{"data": {{"done": ' || n || ', "total": 1000000, "step": "reading"}}}}', '', '', NULL,
             'agent:a' || n % 50,
-            {_moment("TOTAL - n")}
+            {moment("TOTAL - n")}
         FROM NUMBERS
     """
 
 
 def _entries() -> str:
     """Mostly by the clock; one in fifty by a person; a person, an area and an action that are rare."""
-    digest = "md5(n::text) || md5(n::text)" if _is_postgresql() else "printf('%064x', n)"
+    digest = "md5(n::text) || md5(n::text)" if is_postgresql() else "printf('%064x', n)"
     ago = f"{int(timezone.now().timestamp() * 1_000_000)} - (TOTAL - n) * 60000"
     person = "n % 50 = 9"
     return f"""

@@ -39,7 +39,7 @@ OFTEN = ("writer.", "log.", "hint.", "hub.", "publish.", "replay.")
 #: A point that was not passed so long (s) after its process began to work is given up, by SIGKILL.
 PATIENCE = 5.0
 #: The same, from the start of the process.
-START = 30.0
+START = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

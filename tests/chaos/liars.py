@@ -108,7 +108,7 @@ class Liar:
         for sock in list(self._sockets):
             _shut(sock)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         for sock in self._sockets:
             sock.close()

@@ -8,7 +8,7 @@ from tests.e2e.clients import RawClient, StockClient
 from tests.e2e.publisher import Publisher
 from tests.harness import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_what_was_acknowledged_survives_the_death_of_every_process_at_once(site: Site) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.trees import fingerprints, regular_files
 from tests.harness import ROOT, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 FILES = 5_000
 KILLS = 5
@@ -39,7 +39,7 @@ def killed(site: Site, step: int, *words: str) -> bool:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     if done.returncode == -signal.SIGKILL:

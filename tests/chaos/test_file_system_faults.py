@@ -34,7 +34,7 @@ from tests.unit.cleanup_engine.test_mounts import Mount, fill, mount
 
 __all__ = ["area", "garden", "mount"]
 
-pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(400)]
 
 DEPTH = 300
 MANY = 200_000
@@ -53,7 +53,7 @@ def small_disk(request: pytest.FixtureRequest, mount: Mount, tmp_path: Path) -> 
     image = tmp_path / "image"
     image.touch()
     os.truncate(image, 16 * 1024 * 1024)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True, capture_output=True, timeout=60)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True, capture_output=True, timeout=120)
     return mount(where, "-o", "loop", str(image))
 
 
@@ -120,13 +120,13 @@ def test_on_a_full_file_system_everything_in_the_trash_can_be_restored(small_dis
 
 @contextmanager
 def immutable(path: bytes) -> Iterator[None]:
-    done = subprocess.run(["chattr", "+i", path], capture_output=True, check=False, timeout=30)
+    done = subprocess.run(["chattr", "+i", path], capture_output=True, check=False, timeout=60)
     if done.returncode:
         pytest.skip(f"nothing can be made immutable here: {done.stderr.decode().strip()}")
     try:
         yield
     finally:
-        subprocess.run(["chattr", "-i", path], check=True, capture_output=True, timeout=30)
+        subprocess.run(["chattr", "-i", path], check=True, capture_output=True, timeout=60)
 
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
@@ -207,7 +207,7 @@ def test_a_directory_of_200_000_files_is_judged_in_bounded_memory_and_a_batch_of
     os.close(fd)
     done = subprocess.run(
         [sys.executable, "-c", _JUDGE, str(garden.root), str(garden.uuid)],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=150,
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     found, memory = map(int, done.stdout.split())
     assert found == MANY // 100

@@ -21,7 +21,7 @@ from tests.harness import Site
 from tests.servers import wait_until
 from tests.swarm import Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 ACKS = 1_000
 CALLS = "fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg"
@@ -174,7 +174,7 @@ def test_p01_the_writer_commits_synchronously_whatever_the_default_of_the_server
     writer = LogWriter(log)
     writer.start()
     try:
-        writer.submit(NewEvent(topic="sync:1", event_type="output", payload=b"{}")).result(30)
+        writer.submit(NewEvent(topic="sync:1", event_type="output", payload=b"{}")).result(60)
     finally:
         writer.stop()
         with connection.cursor() as cursor:

@@ -15,9 +15,11 @@ from tests.harness import Site
 from tests.history import problems
 from tests.swarm import Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(figure(300, 7_200))]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(figure(1_500, 10_000))]
 
 SCHEDULES = figure(20, 500)
+#: So many crash points are reached at least.
+REACHED = min(25, SCHEDULES)
 #: Events so large that no hint carries them, and of which a few are more than one answer of a recovery.
 LARGE = 70_000
 
@@ -43,18 +45,23 @@ def test_p02_no_acknowledged_event_is_lost_whoever_is_killed_and_where(
     with Swarm() as swarm:
         populate(swarm, site, urls)
         stage.clerk.start()
-        for schedule in schedules(dice, SCHEDULES, webs=2, others=sorted(stage.killers)):
+        for number, schedule in enumerate(
+            schedules(dice, 2 * SCHEDULES, webs=2, others=sorted(stage.killers))
+        ):
+            # On a busy machine some of the points come too late to be reached: then there are more.
+            if number >= SCHEDULES and len(stage.reached) >= REACHED:
+                break
             stage.play(schedule)
         stage.heal()
         for feeder in swarm.feeders:
             feeder.enough()
         stage.clerk.kill()
-        swarm.assert_sound(lambda: site.log("storm", "order"), timeout=60)
+        swarm.assert_sound(lambda: site.log("storm", "order"))
         assert len(swarm.acks) > SCHEDULES * 10
         check_cursors(site, swarm)
     check_orders(stage)
     print(f"{len(stage.reached)} crash points reached, missed: {stage.missed}")  # noqa: T201
-    assert len(stage.reached) >= min(25, SCHEDULES), (sorted(POINTS - stage.reached), stage.missed)
+    assert len(stage.reached) >= REACHED, (sorted(POINTS - stage.reached), stage.missed)
 
 
 def populate(swarm: Swarm, site: Site, urls: list[str]) -> None:

@@ -11,7 +11,7 @@ from tests.harness import Site
 from tests.proxy import TcpProxy
 from tests.swarm import Feeder, Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 COUNT = figure(2_000, 10_000)
 #: Events in flight when the connection is cut: all of them are sent again.

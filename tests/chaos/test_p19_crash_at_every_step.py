@@ -48,7 +48,7 @@ def tracing(jobs: Path, call: str, fault: str) -> list[int]:
     """Carry out the jobs, each in a process whose `call` meets `fault`; return how each ended."""
     tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
     done = subprocess.run(
-        [*tracer, *COMMAND, str(jobs)], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        [*tracer, *COMMAND, str(jobs)], cwd=ROOT, capture_output=True, text=True, timeout=480, check=False
     )
     if done.returncode:
         pytest.skip(f"this sandbox lets nobody trace: {done.stderr.strip()[-200:]}")
@@ -56,7 +56,7 @@ def tracing(jobs: Path, call: str, fault: str) -> list[int]:
 
 
 @needs_tracer
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("call", sorted(crasher.CALLS))
 def test_a_kill_at_every_call_of_a_kind_loses_nothing_and_leaves_nothing_stuck(
@@ -153,7 +153,7 @@ def agree(staging: Staging, names: set[str]) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_end_at_every_step_of_an_operation_leaves_rows_disk_manifests_and_audit_in_agreement(
     tmp_path: Path, settings: Any, verb: str

@@ -17,7 +17,7 @@ from tests.e2e.trees import fingerprints
 from tests.harness import ROOT, Site
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.sqlite_only]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.sqlite_only]
 
 
 @pytest.fixture
@@ -64,11 +64,11 @@ def test_p23_a_runaway_policy_deletes_nothing_before_a_person_approves(site: Sit
     def all_wait() -> bool:
         return states(site) == dict.fromkeys(POLICIES, "awaiting_approval")
 
-    wait_until(all_wait, timeout=90, interval=0.2, what="a plan of every policy that waits")
+    wait_until(all_wait, timeout=180, interval=0.2, what="a plan of every policy that waits")
     # What the worker does on its own it does now: beat goes on ticking.
     ticks = site.worker.log.read_text().count("Task cleanup.tasks.tick")
     wait_until(
-        lambda: site.worker.log.read_text().count("Task cleanup.tasks.tick") > ticks + 3, timeout=60,
+        lambda: site.worker.log.read_text().count("Task cleanup.tasks.tick") > ticks + 3, timeout=120,
         interval=0.2, what="more ticks",
     )  # fmt: skip
     assert all_wait()
@@ -77,7 +77,9 @@ def test_p23_a_runaway_policy_deletes_nothing_before_a_person_approves(site: Sit
     assert count(site, "cleanup_auditentry WHERE action IN ('intent', 'trashed', 'purged')") == 0
 
     site.manage("cleanup", "approve", run_of(site, "ten-times"), "--files", str(FOUND))
-    wait_until(lambda: states(site)["ten-times"] == "done", timeout=60, interval=0.2, what="the end of a run")
+    wait_until(
+        lambda: states(site)["ten-times"] == "done", timeout=120, interval=0.2, what="the end of a run"
+    )
     site.beat.kill()
     after = fingerprints(root)
     gone = {path for path in before if path not in after and b".trash" not in path}

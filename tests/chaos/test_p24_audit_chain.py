@@ -34,7 +34,7 @@ WRITES, SIZE = figure(5, 60), 25
 
 
 @pytest.mark.django_db
-@pytest.mark.timeout(figure(120, 3_600))
+@pytest.mark.timeout(figure(400, 3_600))
 def test_p24_every_forgery_is_found_and_its_place_and_kind_are_named(
     tmp_path: Path, settings: Any, dice: random.Random
 ) -> None:
@@ -87,7 +87,7 @@ def forge(forger: Forger, forgery: Any) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(figure(300, 1_200))
+@pytest.mark.timeout(figure(600, 1_200))
 @pytest.mark.django_db(transaction=True)
 def test_p24_thirty_two_writers_and_two_sealers_never_fork_the_chain(tmp_path: Path, settings: Any) -> None:
     """Meanwhile others read: what they see is sound at every moment."""

@@ -26,7 +26,7 @@ from tests.servers import wait_until
 from tests.sleepers import Sleeper, put_to_sleep, wake
 from tests.swarm import Reader, Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(figure(300, 1_200))]
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(figure(900, 1_800))]
 
 #: Seconds of load, and of the first load that fills caches and pools, which the measurement begins behind.
 DURATION, WARM_UP = figure((60, 10), (600, 30))
@@ -90,7 +90,7 @@ class Gauge:
                 continue  # closed meanwhile
 
     def _tasks(self) -> float:
-        text = httpx.get(f"{self.site.web[0].url}/metrics", timeout=20).text
+        text = httpx.get(f"{self.site.web[0].url}/metrics", timeout=60).text
         found = re.search(r"^bus_event_loop_tasks(?:\{.*?\})? ([\d.e+]+)$", text, re.MULTILINE)
         assert found is not None, text
         return float(found[1])
@@ -121,8 +121,8 @@ def run(site: Site, gauge: Gauge, seconds: float) -> tuple[dict[str, float], int
     sleepers: list[Sleeper] = []
     with Swarm() as swarm:
         readers = populate(swarm, site)
-        swarm.wait_connected(timeout=120)
-        wait_until(lambda: all(reader.is_up for reader in readers), timeout=120, what="all readers")
+        swarm.wait_connected(timeout=180)
+        wait_until(lambda: all(reader.is_up for reader in readers), timeout=180, what="all readers")
         peak = play(swarm, site, gauge, seconds, sleepers)
         for feeder in swarm.feeders:
             feeder.enough()
@@ -178,7 +178,7 @@ def play(swarm: Swarm, site: Site, gauge: Gauge, seconds: float, sleepers: list[
 
 def at_rest(gauge: Gauge) -> dict[str, float]:
     """The figures once all have left."""
-    wait_until(lambda: gauge.read()["rows"] == 0, timeout=60, interval=0.5, what="nobody")
+    wait_until(lambda: gauge.read()["rows"] == 0, timeout=120, interval=0.5, what="nobody")
     time.sleep(6)  # the last leases of presence end, and a tick tells of the tasks
     return gauge.read()
 
@@ -186,7 +186,7 @@ def at_rest(gauge: Gauge) -> dict[str, float]:
 def settled(gauge: Gauge, like: dict[str, float]) -> dict[str, float]:
     """The figures once they have come down to earlier ones, or after a while in any case."""
     with suppress(TimeoutError):
-        wait_until(lambda: not above(gauge.read(), like), timeout=30, interval=1, what="rest")
+        wait_until(lambda: not above(gauge.read(), like), timeout=60, interval=1, what="rest")
     return gauge.read()
 
 

@@ -75,7 +75,7 @@ def tricked(root: Path, outside: Path) -> Iterator[None]:
         assert process.poll() is None
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def test_a_topic_opened_by_many_at_once_is_one_topic(log, threads):
     together = Barrier(8)
 
     def open_it(_: int) -> str:
-        together.wait(10)
+        together.wait(60)
         return log.open("task:1").epoch
 
     assert len({done.result(30) for done in [threads.submit(open_it, n) for n in range(8)]}) == 1
@@ -32,7 +32,7 @@ def test_appends_from_many_threads_give_every_offset_once(log, threads):
     together = Barrier(8)
 
     def publish(worker: int) -> list[Appended]:
-        together.wait(10)
+        together.wait(60)
         return [
             place
             for number in range(10)
@@ -55,7 +55,7 @@ def test_batches_over_the_same_topics_in_any_order_never_block_each_other(log, t
 
     def publish(share: list[list[str]]) -> None:
         for turn in share:
-            together.wait(30)
+            together.wait(60)
             for _ in range(2):
                 log.append([event(name) for name in turn])
 
@@ -72,7 +72,7 @@ def test_a_key_published_by_many_at_once_is_stored_once(log, threads):
     together = Barrier(8)
 
     def publish(_: int) -> Appended:
-        together.wait(10)
+        together.wait(60)
         return log.append([event(key="same")])[0]
 
     places = [done.result(30) for done in [threads.submit(publish, number) for number in range(8)]]
@@ -115,16 +115,16 @@ def test_a_transaction_held_open_keeps_later_offsets_back(clock, threads):
         with transaction.atomic():
             log.append([event(number=2)])
             appended.set()
-            assert go_on.wait(30)
+            assert go_on.wait(60)
 
     def publish() -> int:
         other_started.set()
         return log.append([event(number=3)])[0].offset
 
     holder = threads.submit(hold)
-    assert appended.wait(10)
+    assert appended.wait(60)
     other = threads.submit(publish)
-    assert other_started.wait(10)
+    assert other_started.wait(60)
     with pytest.raises(TimeoutError):
         other.result(0.3)
     assert offsets(all_of(log)) == [1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,13 +13,11 @@ from typing import Any
 import pytest
 
 from tests.harness import Site
+from tests.servers import PATIENCE, free_port
 
 PASSWORD = "a-word-for-tests"
 #: Wide, as on a tablet, as on a phone.
 SIZES = ((1440, 1000), (768, 1024), (390, 844))
-
-#: Seconds within which a page does what it should. Not a promise: it is long, for machines with much to do.
-PATIENCE = 60.0
 
 _ARGUMENTS = (
     "--headless=new",
@@ -42,6 +41,9 @@ return [...document.querySelectorAll("body *")]
 """
 
 
+#: What Chromium says of a page that was left while it was asked.
+_LEFT = ("aborted by navigation", "does not belong to the document", "context", "frame", "loader", "detached")
+
 _CHOOSE = """
 const field = document.querySelector(arguments[0]);
 const fits = (one) => one.value === arguments[1] || one.text.startsWith(arguments[1]);
@@ -61,6 +63,25 @@ def programs() -> tuple[str, str]:
     return browser, driver
 
 
+def _errors() -> Any:
+    """Selenium is imported where there is a browser for it."""
+    from selenium.common import exceptions
+
+    return exceptions
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error of the driver tells of a moment, and not of a mistake."""
+    errors = _errors()
+    moments = (
+        errors.NoSuchElementException,
+        errors.StaleElementReferenceException,
+        errors.ElementNotInteractableException,
+        errors.ElementClickInterceptedException,
+    )
+    return isinstance(error, moments) or any(words in str(error) for words in _LEFT)
+
+
 class Browser:
     """One window on one site."""
 
@@ -75,7 +96,9 @@ class Browser:
         for argument in (*_ARGUMENTS, f"--user-data-dir={self.folder}"):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        self.driver = webdriver.Chrome(
+            options=options, service=webdriver.ChromeService(driver, port=free_port())
+        )
         self.resize(*SIZES[0])
 
     def close(self) -> None:
@@ -99,6 +122,16 @@ class Browser:
     def open(self, path: str) -> None:
         """Go to a page of the site."""
         self.driver.get(self.base + path)
+
+    def rest(self) -> None:
+        """Leave the page, and forget what it has complained of until then."""
+        self.driver.get("about:blank")
+        self.complaints()
+
+    def log_out(self) -> None:
+        """Forget the session, with no page open that would ask for something meanwhile."""
+        self.rest()
+        self.driver.execute_cdp_cmd("Network.deleteCookies", {"name": "sessionid", "url": self.base})
 
     def log_in(self, name: str) -> None:
         """Log in by the form."""
@@ -149,12 +182,33 @@ class Browser:
         """Type into a field in place of what it holds; one that is replaced meanwhile, again."""
         self.until(lambda: self._write(selector, text), what=f"the field {selector}")
 
+    def press(self, find: str, *given: Any, what: str) -> None:
+        """Click the element that a script finds, as soon as it finds one."""
+        self.until(lambda: self._press(self.run(find, *given)), what=what)
+
+    def hears(self, selector: str, words: str) -> None:
+        """Wait until the first element says these words."""
+        self.until(lambda: words in self.text(selector), what=f"{words!r} in {selector}")
+
+    def goes_to(self, part: str) -> None:
+        """Wait until the address has such a part, and its page is whole."""
+        here = "return document.readyState === 'complete' && location.href.includes(arguments[0])"
+        self.until(lambda: self.run(here, part), what=f"the page {part}")
+
+    def fits(self) -> None:
+        """Wait until nothing makes the page scroll sideways: charts follow a new width a moment later."""
+        self.until(lambda: not self.overflow(), what="a page without overflow", why=self.overflow)
+
     def choose(self, selector: str, wanted: str) -> None:
         """Choose the option of a select that has this value, or whose text begins so."""
         self.run(_CHOOSE, selector, wanted)
 
     def _click(self, selector: str) -> bool:
-        element = self.driver.find_element("css selector", selector)
+        return self._press(self.driver.find_element("css selector", selector))
+
+    def _press(self, element: Any) -> bool:
+        if element is None:
+            return False
         self.run("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
         return True
@@ -165,23 +219,32 @@ class Browser:
         field.send_keys(text)
         return True
 
-    def until(self, condition: Callable[[], Any], *, what: str, timeout: float = PATIENCE) -> Any:
-        """Wait until the condition holds, and return its value."""
-        from selenium.common import exceptions as passing
-        from selenium.webdriver.support.ui import WebDriverWait
+    def until(
+        self,
+        condition: Callable[[], Any],
+        *,
+        what: str,
+        timeout: float = PATIENCE,
+        why: Callable[[], Any] = lambda: "",
+    ) -> Any:
+        """Wait until the condition holds, and return its value; `why` tells what is wrong if it does not.
 
-        wait = WebDriverWait(
-            self.driver,
-            timeout,
-            poll_frequency=0.05,
-            ignored_exceptions=[
-                passing.NoSuchElementException,
-                passing.StaleElementReferenceException,
-                passing.ElementNotInteractableException,
-                passing.ElementClickInterceptedException,
-            ],
-        )
-        return wait.until(lambda _: condition(), f"{what} on {self.driver.current_url}")
+        An element that is gone, covered or not there yet is waited for, and so is a page that was left while
+        it was asked.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            trouble = None
+            try:
+                if found := condition():
+                    return found
+            except _errors().WebDriverException as error:
+                if not _passes(error):
+                    raise
+                trouble = error
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what} on {self.driver.current_url} {why()}") from trouble
+            time.sleep(0.05)
 
     def overflow(self) -> list[str]:
         """What makes the page scroll sideways."""

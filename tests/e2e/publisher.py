@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Publisher(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        with httpx.Client(headers=self._headers, timeout=5) as http:
+        with httpx.Client(headers=self._headers, timeout=10) as http:
             for number in range(1, self.count + 1):
                 if (ack := self._publish(http, number)) is None:
                     return
@@ -78,7 +78,7 @@ class Publisher(threading.Thread):
         assert answer.status_code == 200, answer.text
         return answer.json().get("result")
 
-    def wait_for(self, number: int, timeout: float = 60.0) -> None:
+    def wait_for(self, number: int, timeout: float = 2 * PATIENCE) -> None:
         """Wait until event `number` is acknowledged."""
 
         def acknowledged() -> bool:
@@ -87,13 +87,13 @@ class Publisher(threading.Thread):
 
         wait_until(acknowledged, timeout=timeout, interval=0.005, what=f"ack {number} of {self.topic}")
 
-    def finish(self, timeout: float = 90.0) -> list[Ack]:
+    def finish(self, timeout: float = 3 * PATIENCE) -> list[Ack]:
         """Wait until all are acknowledged and return the acks, in order."""
         self.wait_for(self.count, timeout)
-        self.join(10)
+        self.join(PATIENCE)
         return self.acks
 
     def stop(self) -> None:
         """Give up."""
         self._stopping.set()
-        self.join(15)
+        self.join(PATIENCE)

@@ -156,11 +156,15 @@ class Driver:
             token=token,
             get_token=supply(tokens, "token wanted") if tokens else None,
             data=data,
+            timeout=30.0,
             max_reconnect_delay=1.0,
             max_server_ping_delay=pingDelay,
             proxy=None,
         )
         await self.client.connect()
+
+    async def nothing(self) -> None:
+        """Answer."""
 
     async def disconnect(self) -> None:
         await self.client.disconnect()
@@ -188,7 +192,7 @@ class Driver:
             **options,
         )
         await subscription.subscribe()
-        await subscription.ready(10)
+        await subscription.ready(60)
 
     def _subscription(self, topic: str) -> Any:
         subscription = self.client.get_subscription(topic)
@@ -200,7 +204,7 @@ class Driver:
 
     async def resubscribe(self, *, topic: str) -> None:
         await self._subscription(topic).subscribe()
-        await self._subscription(topic).ready(10)
+        await self._subscription(topic).ready(60)
 
     async def publish_here(self, *, topic: str, data: Any) -> None:
         await self._subscription(topic).publish(data)

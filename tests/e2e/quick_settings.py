@@ -8,10 +8,11 @@ from xnai_site.settings import BUS
 BUS = {
     **BUS,
     "PING_INTERVAL": timedelta(seconds=2),
-    "PONG_TIMEOUT": timedelta(seconds=6),
-    "EXPIRY_GRACE": timedelta(seconds=1),
+    "PONG_TIMEOUT": timedelta(seconds=8),
+    # Long enough for an SDK on a busy machine to refresh a token, and to come back to a room.
+    "EXPIRY_GRACE": timedelta(seconds=3),
     "TOKEN_LEEWAY": timedelta(milliseconds=1),
-    "PRESENCE_GRACE": timedelta(seconds=2),
+    "PRESENCE_GRACE": timedelta(seconds=6),
     "TASK_LINGER": timedelta(seconds=2),
     "REPLAY_PAGE": 100,
 }

@@ -13,6 +13,8 @@ import struct
 from contextlib import suppress
 from random import Random
 
+from tests.servers import PATIENCE
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 
@@ -187,13 +189,13 @@ def speak(port: int, said: bytes, *, first: bytes = b"", until: bytes = b"", pat
     it waiting for more.
     """
     heard = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection, suppress(OSError):
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection, suppress(OSError):
         if first:
             connection.sendall(first)
             while b"\r\n\r\n" not in heard and (piece := connection.recv(65_536)):
                 heard += piece
         connection.sendall(said)
-        connection.settimeout(20 if until else patience)
+        connection.settimeout(PATIENCE if until else patience)
         while not (until and until in heard) and (piece := connection.recv(65_536)):
             heard += piece
     return heard

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.servers import PATIENCE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -61,7 +63,7 @@ class StreamReader(threading.Thread):
             stream = self._response.extensions["network_stream"]
             with suppress(OSError):  # it has ended already
                 stream.get_extra_info("socket").shutdown(2)
-        self.join(10)
+        self.join(PATIENCE)
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -75,7 +77,7 @@ class StreamReader(threading.Thread):
 
     def _read(self) -> None:
         resume = {"Last-Event-ID": self.last_id} if self.last_id else {}
-        timeout = httpx.Timeout(10, read=30)
+        timeout = httpx.Timeout(PATIENCE, read=PATIENCE)
         with httpx.stream("GET", self.url, headers={**self._headers, **resume}, timeout=timeout) as response:
             self._response = response
             self._note_status(response.status_code)
@@ -108,7 +110,7 @@ class StreamReader(threading.Thread):
             self.statuses.append(status)
             self._changed.notify_all()
 
-    def wait(self, count: int = 1, *, name: str = "", timeout: float = 20.0) -> list[Told]:
+    def wait(self, count: int = 1, *, name: str = "", timeout: float = PATIENCE) -> list[Told]:
         """Wait for so many events (of a name) and return all of these."""
         with self._changed:
             came = self._changed.wait_for(lambda: len(self.of(name)) >= count, timeout)
@@ -132,12 +134,12 @@ class StreamReader(threading.Thread):
         """Events of one name, or of all."""
         return [told for told in self.told if name in ("", told.name)]
 
-    def wait_open(self, count: int = 1, timeout: float = 20.0) -> None:
+    def wait_open(self, count: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until the server has answered so often."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.statuses) >= count, timeout), self.statuses
 
-    def wait_over(self, timeout: float = 20.0) -> None:
+    def wait_over(self, timeout: float = PATIENCE) -> None:
         """Wait until it reads no more."""
         self.join(timeout)
         assert not self.is_alive(), f"{self.url} still reads after {timeout} s"

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.browser import Browser, site_with_people
 from tests.harness import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
 
 _ROWS = """
 from datetime import timedelta
@@ -46,15 +46,15 @@ def window(site: Site) -> Iterator[Browser]:
 def test_all_is_restored_and_a_taken_name_comes_back_beside_the_other(site: Site, window: Browser):
     window.open("/admin/cleanup/cleanupitem/")
     window.click(".x-found a")
-    assert "Restore all: 4\u00a0files" in window.text(".x-ask h2")
+    window.hears(".x-ask h2", "Restore all: 4\u00a0files")
     window.write("[name=rename]", "back")
     window.write("[name=number]", "4")
     window.click(".x-ask button[type=submit]")
     window.see("[data-progress]")
-    assert "0 of 4 files" in window.text("[data-part=amount]")
+    window.hears("[data-part=amount]", "0 of 4 files")
     site.python(_WORK)
     window.miss("[data-progress]")
-    window.until(lambda: "done" in window.text(".x-badge"), what="the state")
+    window.hears(".x-badge", "done")
     assert (site.folder / "staged/d1/f1").read_text() == "younger"
     assert (site.folder / "staged/d1/f1.back").read_text() == "content"
     assert window.complaints() == []

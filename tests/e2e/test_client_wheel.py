@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness import ROOT, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(600)]
 
 AGENT = """
 import asyncio, importlib.util, json, sys

@@ -17,7 +17,7 @@ from tests.servers import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 PASSED = "2020-01-01T00:00:00Z"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only]
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(240)]
 
 
 def engine(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

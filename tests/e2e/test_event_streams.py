@@ -13,11 +13,11 @@ import pytest
 from tests.e2e.clients import StockClient
 from tests.e2e.publisher import Publisher
 from tests.e2e.stream_reader import StreamReader
-from tests.harness import Program, Site
+from tests.harness import START_TIMEOUT, Program, Site
 from tests.proxy import TcpProxy
-from tests.servers import free_port, listens, wait_until
+from tests.servers import PATIENCE, free_port, listens, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def uvicorn(site: Site) -> Iterator[str]:
     log = site.folder / "uvicorn.log"
     program = Program("uvicorn", [*command, "xnai_site.asgi:application"], site.environment, log)
     program.start()
-    wait_until(lambda: listens(port), timeout=60, what="uvicorn")
+    wait_until(lambda: listens(port), timeout=START_TIMEOUT, what="uvicorn")
     yield f"http://127.0.0.1:{port}"
     program.kill()
 
@@ -66,7 +66,7 @@ def topic() -> str:
 
 def command(site: Site, headers: dict[str, str], name: str, **body: object) -> dict[str, object]:
     """Call a command of the HTTP API."""
-    answer = httpx.post(f"{site.web[0].url}/api/{name}", json=body, headers=headers, timeout=10).json()
+    answer = httpx.post(f"{site.web[0].url}/api/{name}", json=body, headers=headers, timeout=PATIENCE).json()
     assert "error" not in answer, answer
     found: dict[str, object] = answer["result"]
     return found
@@ -115,7 +115,7 @@ def test_cuts_and_a_killed_server_lose_no_event_and_repeat_none(
             publisher.wait_for(190)
             proxy.cut(reset=False)
             acks = publisher.finish()
-            told = reader.wait(count, timeout=40)
+            told = reader.wait(count)
     assert [ack.offset for ack in acks] == list(range(1, count + 1))
     assert [e.offset for e in told] == [e.data["n"] for e in told] == list(range(1, count + 1))
     assert len(reader.statuses) >= 4
@@ -193,7 +193,7 @@ def test_an_ended_subscription_and_a_revoked_key_end_the_stream(
     with StreamReader(url, mine) as second:
         second.wait_open()
         site.sql("UPDATE bus_apikey SET revoked_at = created_at WHERE name = %s", user.removeprefix("key:"))
-        (told,) = second.wait(name="disconnect", timeout=10)
+        (told,) = second.wait(name="disconnect")
         assert told.data["reconnect"] is False
 
 
@@ -217,7 +217,7 @@ def test_a_reader_that_does_not_read_is_closed_and_holds_nobody_up(
             rows = site.sql("SELECT code FROM bus_connectionsession WHERE code = 3008 AND transport = 'sse'")
             return [code for (code,) in rows]
 
-        wait_until(lambda: codes(), timeout=30, what="the end of the stuck reader")
+        wait_until(lambda: codes(), what="the end of the stuck reader")
     site.sql("DELETE FROM bus_connectionsession WHERE code = 3008")
 
 
@@ -237,7 +237,7 @@ def test_what_is_no_stream_is_refused_with_its_status(site: Site, base: str, hea
         ("POST", "/events/lab:1", headers, 405, None),
     ]
     for method, path, given, status, code in cases:
-        answer = httpx.request(method, f"{base}{path}", headers=given, timeout=10)
+        answer = httpx.request(method, f"{base}{path}", headers=given, timeout=PATIENCE)
         told = answer.json()["error"]["code"] if answer.content else None
         assert (answer.status_code, told) == (status, code), (path, given, answer.text)
         assert answer.headers["cache-control"] == "no-store"

@@ -22,13 +22,13 @@ from bus.api.callers import MANAGE_CONNECTIONS, MANAGE_TOKENS, MANAGE_TOPICS, SE
 from bus.api.commands import COMMANDS
 from tests.e2e.clients import RawClient, StockClient
 from tests.harness import ROOT, Site
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 OWN_SCOPES = (SEE_CONNECTIONS, MANAGE_CONNECTIONS, MANAGE_TOKENS, MANAGE_TOPICS)
 SCOPES = ("publish", "publish:task", *OWN_SCOPES)
 DOCUMENT = (ROOT / "docs" / "http.md").read_text()
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 #: Commands of the paid edition of Centrifugo, each with arguments that its model takes.
 UNOFFERED: list[tuple[str, Any]] = [
@@ -76,12 +76,12 @@ class Both:
 
     def __call__(self, method: str, request: Any) -> Any:
         if self.kind == "sync":
-            with cent.Client(self.url, self.key) as client:
+            with cent.Client(self.url, self.key, timeout=PATIENCE) as client:
                 return getattr(client, method)(request)
         return asyncio.run(self._call(method, request))
 
     async def _call(self, method: str, request: Any) -> Any:
-        async with cent.AsyncClient(self.url, self.key) as client:
+        async with cent.AsyncClient(self.url, self.key, timeout=PATIENCE) as client:
             return await getattr(client, method)(request)
 
     def refused(self, method: str, request: Any) -> int:
@@ -177,7 +177,11 @@ def test_presence_and_figures_tell_of_both_servers(
         assert readers() >= 1
         nodes = server("info", cent.InfoRequest()).nodes
         assert len(nodes) == len({node.uid for node in nodes}) == 2
-        assert sum(node.num_clients for node in nodes) == 2
+
+        def connections() -> int:
+            return sum(node.num_clients for node in server("info", cent.InfoRequest()).nodes)
+
+        wait_until(lambda: connections() == 2, what="the end of those whose test is over")
         links = server("connections", cent.ConnectionsRequest(user=name, expression="")).connections
         assert list(links) == [mine]
     assert server.refused("presence", cent.PresenceRequest(channel="broadcast")) == 108
@@ -275,7 +279,7 @@ def test_a_batch_answers_each_command_in_its_place(server: Both, name: str, para
 
 
 def test_what_is_not_offered_is_refused_with_108(site: Site, key: str) -> None:
-    with cent.Client(f"{site.web[0].url}/api", key) as client:
+    with cent.Client(f"{site.web[0].url}/api", key, timeout=PATIENCE) as client:
         for method, request in UNOFFERED:
             with pytest.raises(cent.CentApiResponseError) as refusal:
                 getattr(client, method)(request)
@@ -333,7 +337,7 @@ class Console:
         body = words[words.index("-d") + 1] if "-d" in words else None
         (url,) = [word for word in words if word.startswith("http")]
         method = "GET" if body is None else "POST"
-        return httpx.request(method, url, content=body, headers=headers, timeout=20).text.rstrip("\n")
+        return httpx.request(method, url, content=body, headers=headers, timeout=PATIENCE).text.rstrip("\n")
 
     def _check(self, got: str, wanted: str, line: str) -> None:
         pattern, fresh = "", []

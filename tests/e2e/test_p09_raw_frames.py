@@ -23,12 +23,12 @@ from tests.e2e.clients import RawClient
 from tests.e2e.raw_frames import FRAMES, HANDSHAKES, opening, random_frames, speak
 from tests.harness import Site, Web
 from tests.property.fuzz import Fuzzer
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.sqlite_only,
-    pytest.mark.timeout(1_800 if os.environ.get("TEST_DEEP") else 180),
+    pytest.mark.timeout(1_800 if os.environ.get("TEST_DEEP") else 600),
 ]
 
 DEEP = bool(os.environ.get("TEST_DEEP"))
@@ -69,7 +69,7 @@ def server(both: dict[str, tuple[Site, Web]], request: pytest.FixtureRequest) ->
     assert tracebacks(web) == 0, web.tail()
     assert process.memory_info().rss < memory + 64 * 2**20
     well(site, web)
-    wait_until(lambda: not held(process, web.port), timeout=30, what="the connections to be closed")
+    wait_until(lambda: not held(process, web.port), what="the connections to be closed")
 
 
 def held(process: psutil.Process, port: int) -> list[Any]:
@@ -153,7 +153,7 @@ def answered(client: RawClient, message: str | bytes) -> int | None:
     try:
         socket.send(message)
         socket.send('{"id":77777,"ping":{}}')
-        while "77777" not in str(socket.recv(30)):
+        while "77777" not in str(socket.recv(PATIENCE)):
             """Answers and pushes of what came before."""
     except ConnectionClosed:
         return socket.close_code
@@ -164,7 +164,7 @@ def test_nonsense_over_http_is_the_callers_fault(both: dict[str, tuple[Site, Web
     site = both["daphne"][0]
     key = site.api_key("publish", "publish:agent", "publish:broadcast")
     fuzzer = Fuzzer(f"http {server.name}", broken=0.4)
-    with httpx.Client(base_url=f"{server.url}/api/", headers={"X-API-Key": key}, timeout=30) as http:
+    with httpx.Client(base_url=f"{server.url}/api/", headers={"X-API-Key": key}, timeout=PATIENCE) as http:
         for _ in range(BODIES):
             path, body = fuzzer.method(), fuzzer.body()
             answer = http.post(path, content=body, headers={"Content-Type": "application/json"})

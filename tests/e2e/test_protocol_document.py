@@ -24,7 +24,7 @@ from bus.protocol.frames import Command
 from tests.e2e.clients import RawClient
 from tests.harness import ROOT, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
 BLOCKS = re.findall(r"^```(conversation|plain|http)([^\n]*)\n(.*?)^```$", DOCUMENT, re.M | re.S)
@@ -101,7 +101,7 @@ def request(replay: Replay, call: str, answer: str) -> None:
     method, path, body = call.split(" ", 2)
     headers = {"X-API-Key": replay.site.api_key(), "Content-Type": "application/json"}
     url = replay.site.web[0].url + path
-    got = httpx.request(method, url, content=replay.filled(body), headers=headers)
+    got = httpx.request(method, url, content=replay.filled(body), headers=headers, timeout=60)
     status, wanted = answer.split(" ", 1)
     assert got.status_code == int(status), got.text
     replay.check(json.loads(wanted), got.json(), call)

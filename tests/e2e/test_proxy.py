@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.proxy import TcpProxy
+from tests.servers import PATIENCE, wait_until
 
 pytestmark = pytest.mark.sqlite_only
 
@@ -36,7 +37,7 @@ def proxy() -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def client(proxy: TcpProxy) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=2) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client:
         client.sendall(b"hello")
         assert client.recv(5) == b"hello"
         yield client
@@ -56,21 +57,22 @@ def received(client: socket.socket) -> bytes:
 
 def ask(port: int) -> bytes:
     """Connect, send one byte and return the echo."""
-    with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
         client.sendall(b"x")
         return client.recv(1)
 
 
 def test_a_cut_by_reset_is_an_error_and_one_by_fin_an_end(proxy: TcpProxy, client: socket.socket) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=2) as other:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as other:
         other.sendall(b"x")
         assert other.recv(1) == b"x"
         assert proxy.cut(reset=False) == 2
         assert received(other) == b""
     assert received(client) == b""
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=2) as third:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as third:
         third.sendall(b"x")
         assert third.recv(1) == b"x"
+        wait_until(lambda: proxy.open == 1, what="the end of the first two")
         assert proxy.cut() == 1
         with pytest.raises(ConnectionResetError):
             third.recv(1)
@@ -83,7 +85,7 @@ def test_a_cut_after_so_many_bytes_lets_just_these_through(proxy: TcpProxy, clie
     with pytest.raises(ConnectionResetError):
         drain(client, arrived)
     assert len(arrived) <= 1_000
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=2) as after:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as after:
         after.sendall(b"z" * 5_000)
         after.shutdown(socket.SHUT_WR)
         assert received(after) == b"z" * 5_000
@@ -96,7 +98,7 @@ def test_a_black_hole_keeps_the_bytes_until_it_is_gone(proxy: TcpProxy, client: 
     with pytest.raises(TimeoutError):
         client.recv(4)
     proxy.release()
-    client.settimeout(2)
+    client.settimeout(PATIENCE)
     assert client.recv(4) == b"late"
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from tests.e2e.clients import Refused, StockClient
 from tests.e2e.publisher import Publisher
-from tests.harness import Program, Site
+from tests.harness import START_TIMEOUT, Program, Site
 from tests.proxy import TcpProxy
 from tests.servers import free_port, listens, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SDKS = ("javascript", "python")
 
@@ -158,7 +158,7 @@ def test_a_long_absence_is_made_up_page_by_page_while_others_publish(site: Site,
             client.do("subscribe", topic=topic, positioned=True, recoverable=True, states=beginning)
         publisher.finish()
         for client in (js, py):
-            client.wait("publication", topic=topic, count=missed + live, timeout=30)
+            client.wait("publication", topic=topic, count=missed + live)
             assert client.offsets(topic) == list(range(1, missed + live + 1))
             assert client.seen("subscribed", topic=topic)[0]["recovered"]
             assert len(client.seen("subscribed", topic=topic)) == 1
@@ -279,7 +279,7 @@ def uvicorn(site: Site) -> Iterator[int]:
     command = [sys.executable, "-m", "uvicorn", *options, "xnai_site.asgi:application"]
     program = Program("uvicorn", command, site.environment, site.folder / "uvicorn.log")
     program.start()
-    wait_until(lambda: listens(port), timeout=60, what="uvicorn")
+    wait_until(lambda: listens(port), timeout=START_TIMEOUT, what="uvicorn")
     yield port
     program.kill()
 

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.clients import StockClient
 from tests.harness import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SDKS = ("javascript", "python")
 

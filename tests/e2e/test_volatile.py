@@ -12,7 +12,7 @@ from bus.client import BusClient
 from tests.e2e.clients import RawClient
 from tests.harness import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_it_is_said_in_the_answer_to_connect_in_the_metrics_and_by_doctor(site: 
     with RawClient(site.web[0].socket) as client:
         answer = client.call("connect", token=site.token("v1"), data={"agent_id": "v1"})
         assert answer["data"] == {"volatile": True}
-    assert "bus_volatile 1.0" in httpx.get(f"{site.web[0].url}/metrics").text
+    assert "bus_volatile 1.0" in httpx.get(f"{site.web[0].url}/metrics", timeout=60).text
     findings = json.loads(site.manage("doctor", "--json", accept=(0, 1, 2)))
     found = findings["findings"] if isinstance(findings, dict) else findings
     (log,) = [finding for finding in found if finding["name"] == "log"]

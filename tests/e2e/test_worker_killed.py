@@ -12,7 +12,7 @@ from tests.e2e.trees import fingerprints
 from tests.harness import Site
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FILES, MOVED = 5_000, 2_700
 
@@ -46,7 +46,7 @@ def test_a_killed_worker_loses_no_file_and_the_run_ends_by_itself(site: Site) ->
     site.start_worker()
     site.start_beat()
     run = site.manage_json("cleanup", "run", "many", "--queue")["run"]
-    wait_until(lambda: count(root) == FILES - MOVED, timeout=60, what="the files that are moved first")
+    wait_until(lambda: count(root) == FILES - MOVED, timeout=120, what="the files that are moved first")
     site.worker.kill()
     assert count(root) == FILES - MOVED
     site.worker.environment = environment
@@ -56,7 +56,7 @@ def test_a_killed_worker_loses_no_file_and_the_run_ends_by_itself(site: Site) ->
         ((found,),) = site.sql("SELECT state FROM cleanup_cleanuprun WHERE id = %s", run_id(site, run))
         return str(found)
 
-    wait_until(lambda: state() == "done", timeout=150, interval=0.5, what="the end of the run")
+    wait_until(lambda: state() == "done", timeout=240, interval=0.5, what="the end of the run")
     assert count(root) == 0
     counts = dict(site.sql("SELECT state, count(*) FROM cleanup_cleanupitem GROUP BY state"))
     assert counts == {"trashed": FILES}

@@ -43,6 +43,6 @@ async def session(client_id: str) -> ConnectionSession:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)

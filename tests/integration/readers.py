@@ -71,14 +71,14 @@ class Reader:
         """Every offset it was given, in the reply and after it."""
         return self.replied + [pub.get("offset", 0) for pub in self.publications()]
 
-    async def until(self, count: int, timeout: float = 5.0) -> list[int]:
+    async def until(self, count: int, timeout: float = 60.0) -> list[int]:
         """Wait until it was given so many events."""
         async with asyncio.timeout(timeout):
             while len(self.offsets()) < count:
                 await asyncio.sleep(0.005)
         return self.offsets()
 
-    async def until_ended(self, timeout: float = 5.0) -> tuple[str, UnsubscribeCode]:
+    async def until_ended(self, timeout: float = 60.0) -> tuple[str, UnsubscribeCode]:
         async with asyncio.timeout(timeout):
             while not self.ended:
                 await asyncio.sleep(0.005)

@@ -10,15 +10,21 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.harness import Site
+from tests.servers import PATIENCE
 
 
 def plain(site: Site, path: str, agent: str, *scopes: str) -> ClientConnection:
     """A plain socket of an agent, by a token in a header."""
     headers = {"Authorization": f"Bearer {site.token(agent, *scopes)}"}
-    return connect(f"ws://127.0.0.1:{site.web[0].port}{path}", additional_headers=headers, proxy=None)
+    return connect(
+        f"ws://127.0.0.1:{site.web[0].port}{path}",
+        additional_headers=headers,
+        proxy=None,
+        open_timeout=PATIENCE,
+    )
 
 
-def read(client: ClientConnection, timeout: float = 5.0) -> dict[str, Any]:
+def read(client: ClientConnection, timeout: float = PATIENCE) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(client.recv(timeout))
     return found
 
@@ -27,7 +33,7 @@ def closing(client: ClientConnection) -> tuple[int, str]:
     """Read to the end; code and reason of the close."""
     with suppress(ConnectionClosed):
         while True:
-            client.recv(5)
+            client.recv(PATIENCE)
     assert client.close_code is not None
     return client.close_code, client.close_reason or ""
 

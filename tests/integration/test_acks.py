@@ -93,7 +93,7 @@ def test_an_ack_that_meets_a_new_beginning_of_its_topic_does_not_count_in_it(epo
         publishing.publish("agent:a", "agent.message")
         late.start()
         wait_until(_is_waited_for, what="the ack to wait")
-    late.join(20)
+    late.join(60)
     assert [type(answer) for answer in answers] in ([BadRequest], [UnknownTopic])
     assert acks.cursor_of("c", "agent:a").offset == 0
 
@@ -114,7 +114,7 @@ def test_an_ack_that_meets_a_restart_of_its_task_does_not_count_in_it(epoch):
         publishing.publish("task:t", "task.started")
         late.start()
         wait_until(_is_waited_for, what="the ack to wait")
-    late.join(20)
+    late.join(60)
     assert [type(answer) for answer in answers] == [BadRequest, BadRequest]
     assert Cursor.objects.count() == 0
 

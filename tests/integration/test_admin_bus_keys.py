@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from bus import acks, operating, runs
 from bus.access.tokens import check_api_key, create_api_key
-from bus.acts import Act, acted
+from bus.acts import Act, Operator, acted
 from bus.log.current import event_log
 from bus.models import (
     ApiKey,
@@ -28,6 +28,7 @@ from bus.models import (
     Topic,
 )
 from bus.protocol.errors import BadRequest, BusError, NotAvailable, Unauthorized
+from bus.tasks import trim_log
 from cleanup.engine.audit import AuditRecord
 from cleanup.models import AuditEntry
 from cleanup.operations import verify_audit
@@ -211,6 +212,37 @@ def test_every_change_is_a_command(people):
     acts = AuditEntry.objects.filter(action__startswith="bus_")
     assert set(acts.values_list("actor_kind", flat=True)) == {"command"}
     assert acts.count() == 7
+
+
+def test_a_trim_by_the_command_is_audited_whatever_says_how_much_goes():
+    topic("broadcast", 6)
+    assert bus("trim", "broadcast", "--max-events", "4", "--reason", "full")[0]["trimmed"] == 2
+    assert bus("trim", "broadcast", "--max-age", "1d", "--max-events", "5")[0]["trimmed"] == 0
+    assert bus("trim", "broadcast")[0]["trimmed"] == 0
+    assert bus("trim") == []
+    found = AuditEntry.objects.filter(action="bus_trimmed").order_by("seq")
+    assert set(found.values_list("actor", "actor_kind")) == {(Operator.at_the_shell().name, "command")}
+    assert [(one.path, one.reason, json.loads(one.evidence)) for one in found] == [
+        ("broadcast", "full", {"first": 1, "kept": 4}),
+        ("broadcast", "", {"first": 3, "kept": 5, "older_than_s": 86_400}),
+        ("broadcast", "", {"by_rules": True}),
+        ("*", "", {"by_rules": True}),
+    ]
+
+
+def test_what_beat_trims_is_nobodys_act():
+    topic("broadcast", 2)
+    trim_log()
+    assert not AuditEntry.objects.exists()
+
+
+def test_an_event_from_the_shell_is_traffic_unless_somebody_says_why():
+    bus("publish", "broadcast", "notice", "{}")
+    assert not AuditEntry.objects.exists()
+    (place,) = bus("publish", "broadcast", "notice", "{}", "--key", "k", "--run", "r7", "--reason", "drill")
+    (kind, who, reason) = AuditEntry.objects.values_list("action", "actor_kind", "reason").get()
+    assert (kind, who, reason) == ("bus_published", "command", "drill")
+    assert (place["offset"], said("broadcast")[-1]["run_id"]) == (2, "r7")
 
 
 @pytest.mark.sqlite_only

@@ -215,3 +215,20 @@ def test_staged_files_are_found_and_their_rows_restored(people, staging):
     gone.refresh_from_db()
     assert gone.deleted_at is None
     assert AuditEntry.objects.get(action="row_restored").actor == "operator"
+
+
+def test_a_row_is_retired_with_a_reason_and_its_page_offers_the_way_back(people, staging):
+    row = StagedFile.objects.get(path="d0/f0")
+    assert "Retired: 1 row." in do(people["operator"], "stagedfile", "retire_row", row.pk, reason="twice")
+    row.refresh_from_db()
+    assert (row.deleted_at is None, row.delete_reason) == (False, "retired by operator: twice")
+    assert (staging.root / "d0" / "f0").exists()
+    entry = AuditEntry.objects.get(action="row_soft_deleted")
+    assert (entry.actor, entry.reason) == ("operator", "twice")
+    client = client_of(people["operator"])
+    address = reverse("admin:cleanup_stagedfile_change", args=[row.pk])
+    shown = client.get(address).content.decode()
+    assert "Restore row" in shown
+    assert "Retire row" not in shown
+    asked = reverse("admin:cleanup_stagedfile_do", args=["retire_row"])
+    assert client_of(people["viewer"]).get(asked, {"ids": row.pk}).status_code == 403

@@ -15,7 +15,7 @@ from django.urls import reverse
 from cleanup import operations
 from cleanup.admin.orders import filter_of
 from cleanup.models import CleanupItem, CleanupRun, TrashOrder
-from cleanup.operations import OperationRefused, orders
+from cleanup.operations import OperationRefused, glimpses, orders
 from tests.retention import ANNA, BEN, Staging, write
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sqlite_only]
@@ -60,6 +60,32 @@ def test_all_that_a_filter_finds_is_ordered_by_typing_the_number(client, staging
     assert "data-progress" not in text_of(client, "trashorder_change", made.pk)
 
 
+def test_where_not_all_was_looked_at_the_page_says_so_and_only_the_number_of_all_is_taken(
+    client, staging, monkeypatch
+):
+    monkeypatch.setattr(glimpses, "LOOK_AT", 1)
+    rows = CleanupItem.objects.order_by("path")
+    for hours, row in enumerate(rows):
+        CleanupItem.objects.filter(pk=row.pk).update(trashed_at=row.trashed_at - timedelta(hours=hours))
+    newest, others = rows[0].path, [row.path for row in rows[1:]]
+    asked = text_of(client, "trashorder_do", "restore_found", query="?reason=older_than_age")
+    assert "Restore all: at least 1 file, 7 B?" in asked
+    assert newest in asked
+    assert not any(path in asked for path in others)
+    assert 'href="?reason=older_than_age&amp;count=all"' in asked
+    refused = text_of(
+        client, "trashorder_do", "restore_found", query="?reason=older_than_age", number="1", rename=""
+    )
+    assert "the filter finds 4 files, not 1" in refused
+    assert TrashOrder.objects.count() == 0
+    query = "?reason=older_than_age&count=all"
+    counted = text_of(client, "trashorder_do", "restore_found", query=query)
+    assert "Restore all: 4 files, 28 B?" in counted
+    assert "Count all of them" not in counted
+    text_of(client, "trashorder_do", "restore_found", query=query, number="4", rename="")
+    assert TrashOrder.objects.get().files == 4
+
+
 def test_a_filter_of_what_is_not_in_the_trash_orders_nothing(client, staging):
     listed = text_of(client, "cleanupitem_changelist", query="?state=purged")
     assert "Purge all now" not in listed
@@ -102,6 +128,39 @@ def test_restore_says_which_names_are_taken_and_brings_files_back_beside_them(cl
     assert "Restored 4 files, 28 B." in said
     assert (staging.root / "d1/f1").read_text() == "younger"
     assert (staging.root / "d1/f1.back").read_text() == "content"
+
+
+def test_one_file_is_restored_under_the_path_that_is_typed(client, staging):
+    item = CleanupItem.objects.get(path="d1/f1")
+    query = f"?ids={item.pk}"
+    assert 'name="to" value="d1/f1"' in text_of(client, "cleanupitem_do", "restore", query=query)
+    for wrong, words in (
+        ("../f1", "no place below the area"),
+        (".trash/x", "no place below the area"),
+        ("x" * 300, "at most 255 bytes"),
+    ):
+        assert words in text_of(client, "cleanupitem_do", "restore", query=query, to=wrong)
+    write(staging.root / "taken", "younger", age=timedelta(0))
+    said = text_of(client, "cleanupitem_do", "restore", query=query, to="taken", rename="")
+    assert "1 stay in the trash, since the name is taken: taken." in said
+    assert (staging.root / "taken").read_text() == "younger"
+    said = text_of(client, "cleanupitem_do", "restore", query=query, to=" d9/f 1", rename="")
+    assert "Restored 1 file, 7 B as  d9/f 1." in said
+    assert (staging.root / " d9/f 1").read_text() == "content"
+
+
+def test_several_files_and_bundles_keep_their_paths(client, staging, tmp_path):
+    ids = ",".join(str(pk) for pk in CleanupItem.objects.values_list("pk", flat=True)[:2])
+    assert 'name="to"' not in text_of(client, "cleanupitem_do", "restore", query=f"?ids={ids}")
+    boxes = Staging(tmp_path, "boxes")
+    for name in "ab":
+        write(boxes.root / "box" / name)
+    boxes.run(boxes.policy("whole", unit="bundle"))
+    (bundle,) = boxes.items()
+    assert 'name="to"' not in text_of(client, "cleanupitem_do", "restore", query=f"?ids={bundle}")
+    said = text_of(client, "cleanupitem_do", "restore", query=f"?ids={bundle}", to="other", rename="")
+    assert "Restored 2 files" in said
+    assert boxes.files() == {"box/a", "box/b"}
 
 
 def test_a_file_tells_its_life_and_its_hold(client, staging):

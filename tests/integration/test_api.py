@@ -19,7 +19,7 @@ def key(site: Site) -> str:
 
 @pytest.fixture(scope="module")
 def http(site: Site, key: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": key}, timeout=10) as client:
+    with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": key}, timeout=60) as client:
         yield client
 
 
@@ -92,10 +92,10 @@ def test_a_malformed_body_is_400_with_a_reason(http: httpx.Client, body: str) ->
 def test_nobody_publishes_or_reads_without_a_key(site: Site, headers: dict[str, str]) -> None:
     url = f"{site.web[0].url}/api"
     for answer in (
-        httpx.post(f"{url}/publish", json={"channel": "a:1", "data": 1}, headers=headers),
-        httpx.get(f"{url}/topics", headers=headers),
-        httpx.get(f"{url}/topics/api:1/events", headers=headers),
-        httpx.get(f"{url}/connections", headers=headers),
+        httpx.post(f"{url}/publish", json={"channel": "a:1", "data": 1}, headers=headers, timeout=60),
+        httpx.get(f"{url}/topics", headers=headers, timeout=60),
+        httpx.get(f"{url}/topics/api:1/events", headers=headers, timeout=60),
+        httpx.get(f"{url}/connections", headers=headers, timeout=60),
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, 101)
 
@@ -118,7 +118,7 @@ def test_topics_and_events_can_be_read(http: httpx.Client) -> None:
 def test_connections_are_for_staff_and_keys_that_may_see_them(site: Site, http: httpx.Client) -> None:
     assert http.get("connections").status_code == 403
     key = site.api_key("read:connections")
-    answer = httpx.get(f"{site.web[0].url}/api/connections", headers={"X-API-Key": key})
+    answer = httpx.get(f"{site.web[0].url}/api/connections", headers={"X-API-Key": key}, timeout=60)
     assert (answer.status_code, answer.json()) == (200, [])
 
 
@@ -179,7 +179,9 @@ def test_header_and_field_may_not_name_different_keys(http: httpx.Client) -> Non
 def test_a_key_also_comes_as_authorization(site: Site, key: str) -> None:
     url = f"{site.web[0].url}/api/history"
     for kind in ("apikey", "ApiKey", "Bearer"):
-        answer = httpx.post(url, json={"channel": "api:1"}, headers={"Authorization": f"{kind} {key}"})
+        answer = httpx.post(
+            url, json={"channel": "api:1"}, headers={"Authorization": f"{kind} {key}"}, timeout=60
+        )
         assert answer.json()["result"]["publications"] == []
 
 
@@ -209,7 +211,7 @@ def test_a_batch_has_bounds_and_answers_what_it_can(http: httpx.Client) -> None:
 def test_a_command_that_nobody_knows_is_404_with_104(site: Site, http: httpx.Client) -> None:
     answer = http.post("dance", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 104)
-    assert httpx.post(f"{site.web[0].url}/api/dance", json={}).status_code == 401
+    assert httpx.post(f"{site.web[0].url}/api/dance", json={}, timeout=60).status_code == 401
 
 
 def test_a_key_with_patterns_reaches_nothing_outside_of_them(site: Site) -> None:
@@ -217,7 +219,7 @@ def test_a_key_with_patterns_reaches_nothing_outside_of_them(site: Site) -> None
     made = site.python(
         f"from bus.access.keys import create_api_key as make; print(make('narrow', {given})[1])"
     )
-    with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": made}, timeout=10) as narrow:
+    with httpx.Client(base_url=f"{site.web[0].url}/api/", headers={"X-API-Key": made}, timeout=60) as narrow:
         for command, words in [
             ("publish", {"data": 1}),
             ("history", {}),

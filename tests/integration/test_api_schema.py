@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from tests.harness import Site
 
-pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(400)]
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 #: Requests of each kind to each operation.

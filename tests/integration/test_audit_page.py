@@ -93,13 +93,16 @@ def test_the_page_says_what_is_known_of_the_chain(client, staging):
 def test_a_long_chain_is_read_by_a_worker_and_the_page_says_so(client, long_chain, woken):
     assert "A worker reads the whole audit now" in verify(client)
     assert woken == ["cleanup.tasks.audit"]
-    assert "viewer asked for a reading" in page(client)
+    shown = page(client)
+    assert "viewer asked for a reading" in shown
+    assert f'data-progress="{reading.TOPIC}"' in shown
     assert "somebody has asked before you" in verify(client)
     assert woken == ["cleanup.tasks.audit"], "one reading is enough"
     tasks.audit()
     shown = page(client)
     assert "every hash and every link is right" in shown
     assert "asked for a reading" not in shown
+    assert "data-progress" not in shown
 
 
 def test_a_reading_that_is_awaited_goes_on_at_once_and_one_by_the_clock_does_not(

@@ -85,7 +85,7 @@ def test_two_processes_that_prepare_at_once_wait_for_each_other(checkout: Path):
     )
     command = [sys.executable, "-c", script]
     both = [subprocess.Popen(command, cwd=checkout, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=100)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert "".join(said).count("creating") == 1
 

@@ -33,7 +33,7 @@ LOOKING = {
     *("audit verify", "audit list", "audit prove"),
     *("policies history", "previews list"),
     *("verifiers list", "verifiers test", "measure"),
-    "orders list",
+    *("orders list", "manifest"),
 }
 
 #: What operators rely on; of `areas` and `policies` there are several.

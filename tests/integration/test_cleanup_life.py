@@ -16,6 +16,7 @@ from cleanup import operations
 from cleanup.engine.errors import PolicyInvalid
 from cleanup.models import AuditEntry, CleanupItem, CleanupRun, CleanupTotal, Hold, PlanBatch
 from cleanup.operations import OperationRefused
+from cleanup.operations.areas import active_holds, held_by
 from tests.retention import ANNA, BEN, DAY, Staging, later, write
 
 pytestmark = pytest.mark.django_db
@@ -84,13 +85,59 @@ def test_restore_never_overwrites_and_can_use_another_name(staging: Staging) -> 
     assert path.read_text() == "new"
 
 
-@pytest.mark.parametrize("target", ["../out", "/etc/x", ".trash/x", "", r"a\q"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "../out",
+        "/etc/x",
+        ".trash/x",
+        "a/.staging-x",
+        "",
+        "a//b",
+        r"a\q",
+        r"a\x00",
+        "n" * 256,
+        "é" * 128,
+        "a/" * 3000 + "b",
+    ],
+)
 def test_restore_to_a_place_outside_the_area_is_refused(staging: Staging, target: str) -> None:
     write(staging.root / "file")
     staging.run(staging.policy())
     with pytest.raises(OperationRefused):
         operations.restore(staging.items(), actor=ANNA, to=target)
     assert staging.states() == {"trashed": 1}
+
+
+def test_another_name_is_kept_in_one_spelling_and_held(staging: Staging) -> None:
+    write(staging.root / "file")
+    staging.run(staging.policy())
+    assert operations.restore(staging.items(), actor=ANNA, to=r"deep/\x61 \xff").restored == 1
+    assert (staging.root / "deep" / os.fsdecode(b"a \xff")).read_text() == "content"
+    entry = AuditEntry.objects.get(action="restored")
+    assert (entry.path, json.loads(entry.evidence)["to"]) == ("file", r"deep/a \xff")
+    assert held_by(active_holds(staging.area.pk, now=later(0)), [r"deep/a \xff"])
+
+
+def test_where_the_other_name_is_taken_too_the_file_comes_back_beside_that(staging: Staging) -> None:
+    write(staging.root / "file", "old")
+    staging.run(staging.policy())
+    write(staging.root / "taken.txt", "theirs", age=timedelta(0))
+    (conflict,) = operations.restore(staging.items(), actor=ANNA, to="taken.txt").conflicts
+    assert conflict.path == "taken.txt"
+    assert operations.restore(staging.items(), actor=ANNA, to="taken.txt", rename="back").restored == 1
+    assert (staging.root / "taken.back.txt").read_text() == "old"
+    assert (staging.root / "taken.txt").read_text() == "theirs"
+    assert held_by(active_holds(staging.area.pk, now=later(0)), ["taken.back.txt"])
+
+
+def test_what_goes_together_comes_back_under_its_names(staging: Staging) -> None:
+    write(staging.root / "box" / "a")
+    write(staging.root / "box" / "b")
+    staging.run(staging.policy(unit="bundle"))
+    with pytest.raises(OperationRefused, match="a bundle goes back under its old names"):
+        operations.restore(staging.items(), actor=ANNA, to="other")
+    assert operations.restore(staging.items(), actor=ANNA).restored == 2
 
 
 def test_nothing_is_purged_before_the_end_of_its_grace(staging: Staging) -> None:

@@ -14,6 +14,7 @@ import pytest
 from bus.client import BufferFull, BusClient, BusClientError, Closed, Event, Refused
 from tests.harness import Site
 from tests.proxy import TcpProxy
+from tests.servers import PATIENCE
 
 
 @pytest.fixture
@@ -26,12 +27,20 @@ async def client(site: Site) -> AsyncIterator[BusClient]:
 
 async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
     found = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async for event in events:
             found.append(event)
             if len(found) == count:
                 break
     return found
+
+
+async def being_read(site: Site, topic: str) -> None:
+    """Wait until somebody reads a topic: events from now on will be seen."""
+    query = "SELECT count(*) FROM bus_presence WHERE topic = %s"
+    async with asyncio.timeout(PATIENCE):
+        while site.sql(query, topic) != [(1,)]:
+            await asyncio.sleep(0.02)
 
 
 def test_it_needs_no_django() -> None:
@@ -41,9 +50,9 @@ def test_it_needs_no_django() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-async def test_events_come_as_objects_in_order(client: BusClient) -> None:
+async def test_events_come_as_objects_in_order(site: Site, client: BusClient) -> None:
     reading = asyncio.ensure_future(take(client.events("cl:1"), 3))
-    await asyncio.sleep(0.2)
+    await being_read(site, "cl:1")
     places = [await client.publish("cl:1", "output", {"n": n}, run_id="r") for n in range(3)]
     events = await reading
     assert [event.offset for event in events] == [place.offset for place in places] == [1, 2, 3]
@@ -54,9 +63,9 @@ async def test_events_come_as_objects_in_order(client: BusClient) -> None:
     assert client.stats.ack_latency > 0
 
 
-async def test_iteration_stops_at_the_end_of_a_task(client: BusClient) -> None:
+async def test_iteration_stops_at_the_end_of_a_task(site: Site, client: BusClient) -> None:
     reading = asyncio.ensure_future(take(client.events("task:cl"), 99))
-    await asyncio.sleep(0.2)
+    await being_read(site, "task:cl")
     await client.publish("task:cl", "task.started")
     await client.end("task:cl", "cancelled")
     events = await reading
@@ -90,7 +99,7 @@ async def test_publishes_and_events_survive_cuts(site: Site) -> None:
             BusClient(proxy.socket, token=site.token("reader")) as reader,
         ):
             reading = asyncio.ensure_future(take(reader.events("cl:cut"), 60))
-            await asyncio.sleep(0.3)
+            await being_read(site, "cl:cut")
             for number in range(60):
                 if number in (20, 40):
                     proxy.cut()
@@ -164,9 +173,9 @@ async def test_a_place_that_cannot_be_is_refused(client: BusClient) -> None:
         await take(client.events("agent:a1", since=0), 1)
 
 
-async def test_a_topic_has_one_reader_at_a_time(client: BusClient) -> None:
+async def test_a_topic_has_one_reader_at_a_time(site: Site, client: BusClient) -> None:
     reading = asyncio.ensure_future(take(client.events("cl:one"), 1))
-    await asyncio.sleep(0.2)
+    await being_read(site, "cl:one")
     with pytest.raises(BusClientError, match="being read already"):
         await take(client.events("cl:one"), 1)
     await client.publish("cl:one", "output", 1)
@@ -179,10 +188,10 @@ async def test_tokens_are_renewed_before_they_expire(site: Site) -> None:
     async def get_token() -> str:
         nonlocal asked
         asked += 1
-        return site.token("fresh", "publish", ttl=2 if asked == 1 else 3600)
+        return site.token("fresh", "publish", ttl=6 if asked == 1 else 3600)
 
     async with BusClient(site.web[0].socket, "fresh", get_token=get_token) as client:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             while asked < 2:
                 await asyncio.sleep(0.05)
         await client.publish("cl:fresh", "output", 1)
@@ -209,7 +218,7 @@ async def test_closing_leaves_no_task_and_ends_whoever_waits(site: Site) -> None
 
 async def test_requests_given_up_are_counted_by_the_server_at_the_next_connection(site: Site) -> None:
     def counted() -> float:
-        text = httpx.get(f"{site.web[0].url}/metrics").text
+        text = httpx.get(f"{site.web[0].url}/metrics", timeout=60).text
         (line,) = [line for line in text.splitlines() if line.startswith("bus_retries_failed_total")]
         return float(line.rpartition(" ")[2])
 
@@ -224,7 +233,7 @@ async def test_requests_given_up_are_counted_by_the_server_at_the_next_connectio
                     await client.publish("cl:lost", "output", number)
             assert (client.stats.waiting, client.stats.retries_failed) == (0, 2)
             proxy.release()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while client.stats.reconnects == 0:
                     await asyncio.sleep(0.05)
             assert counted() == before + 2

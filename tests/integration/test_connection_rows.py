@@ -182,7 +182,7 @@ async def test_a_connection_lost_while_its_rows_are_written_leaves_none() -> Non
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await entering
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await rows() or not await in_thread(ConnectionSession.objects.exclude(code=None).exists):
             await asyncio.sleep(0.01)
     assert manager.count == 0
@@ -222,7 +222,7 @@ async def test_while_a_server_is_alone_it_sends_no_hints() -> None:
 
 async def test_a_shutdown_in_a_hurry_does_not_spread() -> None:
     manager = ConnectionManager()
-    sockets = [Socket() for _ in range(60)]
+    sockets = [Socket() for _ in range(400)]
     for number, socket in enumerate(sockets):
         manager._install(Live(socket, Details(client_id=f"c{number}", connected_at=timezone.now())))
     hurry = asyncio.Event()
@@ -230,4 +230,5 @@ async def test_a_shutdown_in_a_hurry_does_not_spread() -> None:
     began = asyncio.get_running_loop().time()
     await manager.close_all(DisconnectCode.SHUTDOWN, spread=60.0, hurry=hurry)
     assert {socket.closed for socket in sockets} == {(3001, "shutdown")}
-    assert asyncio.get_running_loop().time() - began < 2.0
+    # In order it would have taken 50 ms for each.
+    assert asyncio.get_running_loop().time() - began < 10.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,14 +27,25 @@ from bus import paging
 from bus.models import Event, Topic
 from bus.publishing import publish
 from cleanup.models import AuditEntry, CleanupItem
-from tests.bench.console_bench import lists, middle
+from tests.bench.console_around import Around, surround
+from tests.bench.console_bench import Listed, lists, middle
 from tests.bench.console_fill import Amount, fill
+from tests.bench.console_pages import routed
 
 pytestmark = pytest.mark.django_db
 
 #: The big three.
 BIG = ("cleanup_cleanupitem", "bus_event", "cleanup_auditentry")
+#: Others that grow.
+OTHERS = (
+    "bus_agent", "bus_topic", "bus_cursor", "bus_connectionsession", "cleanup_stagedfile",
+    "cleanup_verifiercheck",
+)  # fmt: skip
 AMOUNT = Amount(items=12_000, events=12_000, entries=40_000)
+AROUND = Around(
+    agents=6_000, topics=6_000, cursors=6_000, sessions=6_000, files=6_000, checks=6_000, connections=20,
+    orphans=10, runs=10, versions=20, holds=5, minutes=5,
+)  # fmt: skip
 #: More rows than a page looks at in these tests, and far fewer than there are.
 FEW = 1_500
 
@@ -98,28 +109,32 @@ def walk_back(client: Client, name: str, **query: str) -> list[Any]:
 
 def plan_of(sql: str) -> str:
     with connection.cursor() as cursor:
-        prefix = "EXPLAIN" if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN"
-        cursor.execute(f"{prefix} {sql}")
-        return "\n".join(str(row[-1]) for row in cursor.fetchall())
+        if connection.vendor == "postgresql":
+            cursor.execute(f"EXPLAIN {sql}")
+            return "\n".join(row[0] for row in cursor.fetchall())
+        cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+        return "\n".join(f"{'  ' if parent else ''}{step}" for _, parent, _, step in cursor.fetchall())
 
 
-def complaints(sql: str) -> Iterator[str]:
+def complaints(sql: str, tables: Sequence[str] = BIG) -> Iterator[str]:
     """What is wrong with the way in which a statement over a big table is answered."""
-    big = [name for name in BIG if f'"{name}"' in sql]
+    big = [name for name in tables if f'"{name}"' in sql]
     if not big or not sql.startswith("SELECT"):
         return
     if re.search(rf"COUNT\(|DISTINCT|GROUP BY| OFFSET (?!{FEW - 1}\b)", sql):
         yield "counts or skips"
     plan = plan_of(sql)
     # A table in the order of its own key is read up to the limit; that is a page.
-    if plan.startswith("SCAN bus_event") and " WHERE " not in sql and " LIMIT " in sql:
-        big.remove("bus_event")
+    if " WHERE " not in sql and " LIMIT " in sql:
+        by_key = [name for name in ("bus_event", "cleanup_stagedfile") if plan.startswith(f"SCAN {name}")]
+        big = [name for name in big if name not in by_key]
     for name in big:
         if re.search(rf"(Seq Scan on|SCAN) {name}(?! USING)", plan):
             yield f"reads all of {name}"
     # Those alike in the first column are a batch, and are sorted; so are a few. More are not.
     sorted_rows = re.findall(r"(?:^|->)\s*Sort\s+\(cost=\S+ rows=(\d+)", plan, re.MULTILINE)
-    if any(int(rows) >= FEW for rows in sorted_rows) or "TEMP B-TREE FOR ORDER BY" in plan:
+    # What a subquery sorts, indented by SQLite, is looked up for one row of the page.
+    if any(int(rows) >= FEW for rows in sorted_rows) or "\nUSE TEMP B-TREE FOR ORDER BY" in plan:
         yield "sorts"
 
 
@@ -144,9 +159,34 @@ def test_no_page_of_a_big_list_reads_or_sorts_or_counts_a_table(client, root, mo
     assert not found, "\n\n".join(found[:3])
 
 
-def small_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_page_of_another_list_that_grows_reads_or_sorts_or_counts_its_table(client, root, monkeypatch):
+    small_looks(monkeypatch, *(apps.get_model(*name.split("_", 1)) for name in OTHERS))
+    fill(Amount(items=10, events=10, entries=10))
+    surround(AROUND)
+    asked = dict(routed())
+    assert set(asked) == set(OTHERS)
+    found: list[str] = []
+    for name, queries in asked.items():
+        for words, query in queries.items():
+            request = RequestFactory().get("/", query)
+            request.user = root
+            token = middle(Listed(words=words, name=name, query=query), request)
+            for place in ({}, {"after": token}, {"before": "end"}):
+                with CaptureQueriesContext(connection) as statements:
+                    shown(client, name, **query, **place)
+                found += [
+                    f"{name} {words} {place}: {complaint}\n{statement['sql']}\n{plan_of(statement['sql'])}"
+                    for statement in statements
+                    for complaint in complaints(statement["sql"], [name])
+                    # Agents that are connected are found by their connections, and then put in order.
+                    if not ("online" in words and complaint == "sorts")
+                ]
+    assert not found, "\n\n".join(found[:3])
+
+
+def small_looks(monkeypatch: pytest.MonkeyPatch, *models: Any) -> None:
     """Have every list look at few rows only."""
-    for model in (CleanupItem, Event, AuditEntry):
+    for model in models or (CleanupItem, Event, AuditEntry):
         page = admin.site.get_model_admin(model)
         routes = tuple(
             paging.Route(**{**{name: getattr(route, name) for name in route.__slots__}, "look_at": FEW})

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -118,16 +119,16 @@ def test_an_api_key_is_the_agent_that_it_says(site: Site, key: str) -> None:
 
 def test_a_revoked_key_closes_its_socket_within_five_seconds(site: Site) -> None:
     key = site.python("from bus.access.tokens import create_api_key; print(create_api_key('brief')[1])")
-    with RawClient(site.web[0].socket) as client:
+    with RawClient(site.web[0].socket) as client, ThreadPoolExecutor(1) as reading:
         client.call("connect", token=key, data={"agent_id": "brief"})
-        site.python(
-            "from bus.models import ApiKey; from bus.access.tokens import revoke_api_key; "
-            "revoke_api_key(ApiKey.objects.get(name='brief'))"
+        ended = reading.submit(lambda: (client.ending(), time.time()))
+        revoked_at = site.python(
+            "import time; from bus.models import ApiKey; from bus.access.tokens import revoke_api_key; "
+            "revoke_api_key(ApiKey.objects.get(name='brief')); print(time.time())"
         )
-        assert client.ending(timeout=6)[1:] == (
-            3500,
-            "invalid token: the API key was revoked or has expired",
-        )
+        (_, code, reason), ended_at = ended.result(100)
+        assert (code, reason) == (3500, "invalid token: the API key was revoked or has expired")
+        assert ended_at - float(revoked_at) < 6
 
 
 def test_a_person_is_no_agent_but_their_own(site: Site, client: RawClient) -> None:
@@ -150,7 +151,7 @@ def test_a_message_that_is_too_large_is_refused_with_1009(site: Site, client: Ra
 def test_a_flood_of_pings_ends_the_connection_but_a_few_do_not(site: Site) -> None:
     with plain(site, "/ws/agents/pinger/", "pinger") as client:
         for _ in range(5):
-            assert client.ping().wait(5)
+            assert client.ping().wait(60)
         with suppress(ConnectionClosed):
             for _ in range(500):
                 client.ping()
@@ -361,7 +362,7 @@ def test_an_address_that_does_not_exist_is_refused_before_the_handshake(site: Si
 
 
 def test_the_site_still_answers_http(site: Site) -> None:
-    assert httpx.get(f"{site.web[0].url}/healthz/live").status_code == 200
+    assert httpx.get(f"{site.web[0].url}/healthz/live", timeout=60).status_code == 200
 
 
 def test_sigterm_tells_all_clients_to_come_again_and_leaves_no_row() -> None:
@@ -375,7 +376,7 @@ def test_sigterm_tells_all_clients_to_come_again_and_leaves_no_row() -> None:
             assert messages[-1]["push"]["disconnect"]["code"] == 3001
             assert (code, reason) == (3001, "shutdown")
             assert closing(other) == (3001, "shutdown")
-            assert site.web[0].process.wait(15) == 0
+            assert site.web[0].process.wait(60) == 0
         assert not site.sql("SELECT 1 FROM bus_activeconnection")
         assert not site.sql("SELECT 1 FROM bus_serverinstance")
         assert set(site.sql("SELECT code FROM bus_connectionsession")) == {(3001,)}
@@ -397,10 +398,10 @@ def test_a_listening_socket_can_be_handed_over(site: Site) -> None:
         process = subprocess.Popen(command, env=site.environment, pass_fds=[listener.fileno()], cwd=ROOT)
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/healthz/live"
-            assert httpx.get(url, timeout=60).status_code == 200
+            assert httpx.get(url, timeout=100).status_code == 200
         finally:
             process.terminate()
-            assert process.wait(15) == 0
+            assert process.wait(60) == 0
 
 
 def test_a_client_that_answers_no_ping_is_closed() -> None:
@@ -422,7 +423,7 @@ def test_any_other_asgi_server_serves_the_same(site: Site) -> None:
         cwd=ROOT,
     )
     try:
-        wait_until(lambda: listens(port), timeout=60, what="uvicorn")
+        wait_until(lambda: listens(port), timeout=100, what="uvicorn")
         with (
             RawClient(f"ws://127.0.0.1:{port}/connection/websocket") as other,
             RawClient(site.web[0].socket) as here,
@@ -442,4 +443,4 @@ def test_any_other_asgi_server_serves_the_same(site: Site) -> None:
                 assert other.ending()[1:] == (4501, "replaced")
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)

@@ -26,7 +26,7 @@ def program(name: str) -> str:
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=PROJECT, env=environment(**variables), capture_output=True, text=True, timeout=60
+        command, cwd=PROJECT, env=environment(**variables), capture_output=True, text=True, timeout=100
     )
 
 

@@ -42,7 +42,7 @@ class Table:
             raise DataError("refused")
         self.transactions.append(items)
         if len(self.transactions) == 1:
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(60)
         return [item * 10 for item in items]
 
 

@@ -59,7 +59,7 @@ async def test_what_one_turn_of_the_loop_publishes_is_committed_together(log, wr
 async def test_a_long_turn_does_not_hold_back_what_is_enough_for_a_commit(log, writer):
     futures = [writer.asubmit(event()) for _ in range(ENOUGH)]
     # Without a turn of this loop: the thread alone commits them.
-    done = await asyncio.to_thread(lambda: writer.submit(event()).result(10).offset)
+    done = await asyncio.to_thread(lambda: writer.submit(event()).result(60).offset)
     assert done == ENOUGH + 1
     assert [place.offset for place in await asyncio.gather(*futures)] == list(range(1, ENOUGH + 1))
 
@@ -77,7 +77,7 @@ def test_a_loop_that_ended_before_its_turn_did_keeps_nobody_waiting(log, writer)
     gone.close()
 
     async def publish() -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return (await writer.asubmit(event())).offset
 
     assert asyncio.run(publish()) == 2

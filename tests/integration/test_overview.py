@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import F
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -94,7 +97,7 @@ def test_a_newcomer_is_told_what_to_do_next(viewer: Client):
         "No file was moved to the trash",
     ):
         assert words in shown
-    assert figure(shown, "trash") == "0 B | 0 files, can be restored"
+    assert figure(shown, "trash") == "0 B | nothing waits to be purged"
     assert figure(shown, "orphans") == "— | no area was scanned"
 
 
@@ -102,7 +105,7 @@ def test_a_newcomer_is_told_what_to_do_next(viewer: Client):
 def test_figures_say_what_there_is(viewer: Client, tmp_path: Path):
     given.everything(tmp_path)
     shown = page(viewer)
-    assert figure(shown, "connections") == "1 | 1 of 1 agents online"
+    assert figure(shown, "connections") == "1 | 1 of 1 agent online"
     assert figure(shown, "tasks").startswith("1 |")
     assert figure(shown, "trash") == "28 B | 4 files, can be restored"
     assert figure(shown, "waiting") == "1 | nothing moves until you decide"
@@ -333,9 +336,25 @@ def test_a_worker_notes_the_time_of_each_task_it_begins():
     assert again.started_at == first.started_at
 
 
+@contextmanager
+def older_by(length: timedelta) -> Iterator[None]:
+    """As if the first entry of the audit had been made so much earlier."""
+    first, shift = AuditEntry.objects.order_by("seq")[:1].values("pk"), length // timedelta(microseconds=1)
+    with unguarded():
+        AuditEntry.objects.filter(pk__in=first).update(at_us=F("at_us") - shift)
+    try:
+        yield
+    finally:
+        with unguarded():
+            AuditEntry.objects.filter(pk__in=first).update(at_us=F("at_us") + shift)
+
+
 def test_the_lamp_of_the_audit(viewer: Client, staging: Staging):
-    assert tones(viewer)["audit"] == "warn"
-    assert "never verified" in page(viewer)
+    assert tones(viewer)["audit"] == "good", "the chain has just begun: a worker reads it within minutes"
+    assert "a worker verifies them within minutes" in page(viewer)
+    with older_by(timedelta(hours=2)):
+        assert tones(viewer)["audit"] == "warn"
+        assert "never verified" in page(viewer)
     operations.verify_audit()
     assert tones(viewer)["audit"] == "good"
     AuditHead.objects.update(verified_at=timezone.now() - timedelta(hours=30))

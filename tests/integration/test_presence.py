@@ -25,7 +25,7 @@ ONE, TWO = ClientInfo(user="u1", client="c1"), ClientInfo(user="u2", client="c2"
 
 
 async def told(reader: Reader, count: int) -> list[tuple[str, ClientInfo]]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(reader.orders) < count:
             await asyncio.sleep(0.005)
     return [(order.kind, msgspec.json.decode(order.data, type=ClientInfo)) for order in reader.orders]

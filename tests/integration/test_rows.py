@@ -29,10 +29,10 @@ from cleanup.models import (
     StagedFile,
 )
 from cleanup.operations import RunActive, schedule
-from cleanup.operations.rows import RowReport, purge_due_rows, restore_rows
+from cleanup.operations.rows import RowReport, purge_due_rows, restore_rows, retire_rows
 from cleanup.stores.plans import items_of
 from tests.integration.test_cleanup_recovery import interrupted
-from tests.retention import ANNA, BEN, DAY, Staging
+from tests.retention import ANNA, BEN, DAY, Staging, write
 
 pytestmark = pytest.mark.django_db
 
@@ -219,6 +219,51 @@ def test_rows_come_back_all_or_by_key(staging: Staging) -> None:
         restore_rows(MODEL, ["x"], actor=ANNA)
     with pytest.raises(PolicyInvalid):
         restore_rows("auth.User", actor=ANNA)
+
+
+def test_rows_are_retired_by_hand_and_come_back_and_no_file_is_touched(staging: Staging) -> None:
+    make(staging, 3)
+    write(staging.root / "40" / "0")
+    first, second, _ = StagedFile.objects.order_by("pk")
+    with pytest.raises(operations.OperationRefused, match="reason"):
+        retire_rows(MODEL, [str(first.pk)], actor=ANNA, reason=" ")
+    keys = [str(first.pk), str(second.pk), str(first.pk), "999999"]
+    assert retire_rows(MODEL, keys, actor=ANNA, reason="twice", dry_run=True).rows == 2
+    assert living() == 3
+    report = retire_rows(MODEL, keys, actor=ANNA, reason="twice")
+    assert (report.rows, report.kept, living()) == (2, [f"{MODEL}/999999"], 1)
+    assert staging.files() == {"40/0"}
+    row = StagedFile.all_objects.get(pk=first.pk)
+    assert row.delete_reason == "retired by anna: twice"
+    assert row.purge_after - row.deleted_at == 7 * DAY
+    entries = AuditEntry.objects.filter(action="row_soft_deleted")
+    assert set(entries.values_list("actor", "reason", "path")) == {
+        ("anna", "twice", f"{MODEL}/{key}") for key in (first.pk, second.pk)
+    }
+    assert retire_rows(MODEL, keys, actor=ANNA, reason="again").rows == 0
+    assert restore_rows(MODEL, actor=BEN).rows == 2
+    with pytest.raises(operations.OperationRefused, match="no key"):
+        retire_rows(MODEL, ["x"], actor=ANNA, reason="r")
+
+
+@pytest.mark.sqlite_only
+def test_the_command_retires_rows_and_says_so_before_it_does(staging: Staging) -> None:
+    make(staging, 2)
+    key = str(StagedFile.objects.order_by("pk")[0].pk)
+
+    def said(*words: str) -> tuple[int, Any]:
+        out, code = io.StringIO(), 0
+        try:
+            call_command("cleanup", "retire", "--rows", MODEL, "--pk", key, *words, "--json", stdout=out)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, json.loads(out.getvalue())
+
+    planned = {"retired": 0, "kept": [], "rows": 1, "dry_run": True}
+    assert said("--reason", "r", "--dry-run") == (0, planned)
+    assert said("--reason", "r") == (0, {"retired": 1, "kept": []})
+    assert said("--reason", "r") == (1, {"retired": 0, "kept": [f"{MODEL}/{key}"]})
+    assert living() == 1
 
 
 def test_a_row_whose_file_is_in_the_trash_is_not_restored_without_it(staging: Staging) -> None:

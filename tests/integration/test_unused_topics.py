@@ -56,7 +56,7 @@ async def test_what_somebody_reads_is_kept_and_what_nobody_reads_is_forgotten(
     def is_renewed() -> bool:
         return Topic.objects.get(name="room:read").updated_at > timezone.now() - timedelta(minutes=1)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await in_thread(is_renewed):
             await asyncio.sleep(0.01)
     await in_thread(retention.trim_all)

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from tests.harness import START_TIMEOUT
 from tests.servers import free_port, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-pytestmark = [pytest.mark.sqlite_only, pytest.mark.e2e]
+pytestmark = [pytest.mark.sqlite_only, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 class Up:
@@ -52,7 +54,7 @@ class Up:
             assert self.process.poll() is None, self.said
             return "\nREADY " in f"\n{self.said}"
 
-        wait_until(is_ready, timeout=60, what="READY")
+        wait_until(is_ready, timeout=START_TIMEOUT, what="READY")
         return self
 
     @property
@@ -70,8 +72,11 @@ class Up:
         words = {"valkey": "valkey-server", "web": "--fd", "worker": "worker", "beat": "beat", "demo": "demo"}
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            command = " ".join(child.cmdline())
-            found |= {name: child for name, word in words.items() if word in command and name not in found}
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                command = " ".join(child.cmdline())
+                found |= {
+                    name: child for name, word in words.items() if word in command and name not in found
+                }
         return found
 
     def everything(self) -> list[psutil.Process]:
@@ -79,17 +84,23 @@ class Up:
 
     def end(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(90)
 
 
 def refused(folder: Path, *options: str, **variables: str) -> tuple[int, str]:
     """Start an `up` that must not come to life. Returns its exit code and what it said."""
     up = Up(folder, *options, **variables)
-    return up.process.wait(60), up.said
+    return up.process.wait(START_TIMEOUT), up.said
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != "zombie"]
+    return [process for process in processes if is_alive(process)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):  # it has just ended
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +113,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def test_when_it_says_ready_everything_runs_and_the_password_is_right(site: Up):
     assert set(site.children()) == {"valkey", "web", "worker", "beat"}
-    with httpx.Client(base_url=site.url, follow_redirects=True) as browser:
+    with httpx.Client(base_url=site.url, follow_redirects=True, timeout=60) as browser:
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', browser.get("/admin/login/").text)
         assert token
         form = {"username": site.line[2], "password": site.line[3], "csrfmiddlewaretoken": token[1]}
@@ -113,7 +124,7 @@ def test_when_it_says_ready_everything_runs_and_the_password_is_right(site: Up):
 
 
 def test_the_counters_are_served_and_the_password_stands_nowhere_else(site: Up):
-    metrics = httpx.get(f"{site.url}metrics").text
+    metrics = httpx.get(f"{site.url}metrics", timeout=60).text
     assert "active_websocket_connections 0.0" in metrics
     assert site.said.count(site.line[3]) == 1
     assert (site.var / "db.sqlite3").stat().st_mode & 0o077 == 0
@@ -123,28 +134,28 @@ def test_a_killed_web_process_is_replaced_and_nobody_is_refused_meanwhile(site: 
     before = site.children()["web"]
     before.kill()
     # No retry: the socket belongs to the supervisor, so the connection waits in its queue.
-    assert httpx.get(f"{site.url}healthz/live", timeout=30).status_code == 200
+    assert httpx.get(f"{site.url}healthz/live", timeout=90).status_code == 200
     assert site.children()["web"].pid != before.pid
 
 
 def test_a_killed_worker_is_replaced(site: Up):
     before = site.children()["worker"]
     before.kill()
-    wait_until(
-        lambda: (now := site.children().get("worker")) and now.pid != before.pid, timeout=30, what="a worker"
-    )
-    assert "worker was killed by SIGKILL; it starts again" in site.said
+    wait_until(lambda: (now := site.children().get("worker")) and now.pid != before.pid, what="a worker")
+    wait_until(lambda: "worker was killed by SIGKILL; it starts again" in site.said, what="the word on it")
 
 
 def test_a_second_up_on_the_same_state_is_refused(site: Up):
     code, said = refused(site.var.parent, "--port", "0")
     assert code == 1
     assert f"already runs on {site.var} (process {site.process.pid})" in said
-    assert httpx.get(f"{site.url}healthz/ready").status_code == 200
+    assert httpx.get(f"{site.url}healthz/ready", timeout=60).status_code == 200
 
 
 def test_doctor_finds_the_running_site_sound(site: Up):
-    wait_until(lambda: '"beat", "state": "ok"' in doctor(site), timeout=45, interval=1, what="a tick of beat")
+    wait_until(
+        lambda: '"beat", "state": "ok"' in doctor(site), timeout=120, interval=1, what="a tick of beat"
+    )
     assert '"sound": true' in doctor(site)
 
 
@@ -175,7 +186,7 @@ def test_killing_up_itself_leaves_nothing(tmp_path: Path):
     processes = up.everything()
     up.end(signal.SIGKILL)
     try:
-        wait_until(lambda: not alive(processes), timeout=10, what="the end of all children")
+        wait_until(lambda: not alive(processes), what="the end of all children")
     finally:
         for process in alive(processes):
             process.kill()

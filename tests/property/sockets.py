@@ -65,20 +65,20 @@ class Talk:
     async def __aenter__(self) -> Talk:
         self._in.put_nowait({"type": "websocket.connect"})
         self._task = asyncio.ensure_future(self._application(self._scope, self._in.get, self._out.put))
-        first = await asyncio.wait_for(self._out.get(), 30)
+        first = await asyncio.wait_for(self._out.get(), 60)
         assert first["type"] == "websocket.accept", first
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._in.put_nowait({"type": "websocket.disconnect", "code": 1000})
-        await asyncio.wait_for(self._task, 30)
+        await asyncio.wait_for(self._task, 60)
 
     def send(self, frame: str | bytes) -> None:
         """Send a frame as it is."""
         field = "text" if isinstance(frame, str) else "bytes"
         self._in.put_nowait({"type": "websocket.receive", field: frame})
 
-    async def line(self, timeout: float = 30.0) -> dict[str, Any]:
+    async def line(self, timeout: float = 60.0) -> dict[str, Any]:
         """The next message. Raises `Gone` at the end."""
         while not self._lines:
             message = await asyncio.wait_for(self._out.get(), timeout)

@@ -69,7 +69,7 @@ def check(garden: Garden, rows_path: Path, before: Counter[bytes], verb: str) ->
 
 @pytest.mark.parametrize("action", ["kill", "EIO"])
 @pytest.mark.parametrize("verb", ["run", "restore", "purge"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_fault_at_any_step_loses_nothing_and_leaves_nothing_stuck(
     tmp_path: Path, crasher: Crasher, verb: str, action: str
 ) -> None:

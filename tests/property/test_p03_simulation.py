@@ -82,7 +82,7 @@ def judge(seed: int, history: History) -> None:
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.timeout(600 if DEEP else 120)
+@pytest.mark.timeout(600 if DEEP else 400)
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_every_subscriber_gets_every_event_in_order_or_is_told(simulate, first):
     readings = events = 0
@@ -96,7 +96,7 @@ def test_every_subscriber_gets_every_event_in_order_or_is_told(simulate, first):
         assert events > 100 * BLOCK
 
 
-@pytest.mark.timeout(600 if DEEP else 120)
+@pytest.mark.timeout(600 if DEEP else 400)
 def test_the_same_holds_on_the_database(simulate):
     for seed in seeds(0, 100 if DEEP else 3):
         log = DatabaseEventLog()

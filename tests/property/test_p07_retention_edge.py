@@ -131,7 +131,7 @@ async def visit(number: int, cases: int, counts: Counts) -> None:
                 await subscribe(client, since, now.epoch, chance, counts)
 
 
-@pytest.mark.timeout(900 if os.environ.get("TEST_DEEP") else 120)
+@pytest.mark.timeout(900 if os.environ.get("TEST_DEEP") else 400)
 async def test_every_position_around_the_edge_is_continued_or_refused(own_hub: Hub, settings: Any) -> None:
     rule = {"pattern": "edge:*"}
     settings.BUS = {**settings.BUS, "TOPICS": [rule], "COMMAND_RATE": 1e6, "COMMAND_BURST": 10**6}

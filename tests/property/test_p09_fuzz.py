@@ -36,7 +36,7 @@ def seeds(count: int) -> range:
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.timeout(3_600 if DEEP else 120)
+@pytest.mark.timeout(3_600 if DEEP else 400)
 def test_every_frame_is_answered_in_words_of_the_protocol():
     for seed in seeds(PURE // TURN):
         fuzzer, driver = Fuzzer(seed), Driver()
@@ -110,7 +110,7 @@ def said_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.sqlite_only
-@pytest.mark.timeout(3_600 if DEEP else 120)
+@pytest.mark.timeout(3_600 if DEEP else 400)
 async def test_a_socket_answers_whatever_it_is_sent(own_hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     for seed in seeds(3):
         fuzzer = Fuzzer(f"socket {seed}", broken=0.1)
@@ -122,7 +122,7 @@ async def test_a_socket_answers_whatever_it_is_sent(own_hub: Hub, caplog: pytest
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.sqlite_only
-@pytest.mark.timeout(3_600 if DEEP else 120)
+@pytest.mark.timeout(3_600 if DEEP else 400)
 async def test_a_plain_socket_stays_open_whatever_it_is_sent(
     own_hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -332,7 +332,7 @@ def plot() -> Iterator[Plot]:
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.timeout(7200 if DEEP else 300)
+@pytest.mark.timeout(7200 if DEEP else 600)
 def test_what_is_left_is_exactly_what_the_rules_say(plot: Plot) -> None:
     if "TEST_SEED" in os.environ:
         judge_case(plot, int(os.environ["TEST_SEED"]))

@@ -30,7 +30,7 @@ DEEP = bool(os.environ.get("TEST_DEEP"))
 CASES = 10_000 if DEEP else 500
 LIVES = 1_000 if DEEP else 15
 
-pytestmark = pytest.mark.timeout(1_800 if DEEP else 120)
+pytestmark = pytest.mark.timeout(1_800 if DEEP else 400)
 
 #: Gaps at two, at midnight and of half an hour; a day that did not exist; none at all.
 ZONES = [

@@ -29,7 +29,7 @@ DEEP = bool(os.environ.get("TEST_DEEP"))
 CASES = 10_000 if DEEP else 200
 EXAMPLES = settings(max_examples=5_000 if DEEP else 100, deadline=None)
 
-pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(1800 if DEEP else 120)]
+pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(1800 if DEEP else 400)]
 
 
 def removed_by_lines(lines: tuple[Line, ...], now: datetime) -> set[bytes]:

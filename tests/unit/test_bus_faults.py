@@ -43,7 +43,7 @@ def test_a_process_that_is_killed_at_a_point_says_at_which():
         [python(), "-c", "from bus.faults import fault; [fault('hub.tick') for _ in range(5)]"],
         env=environment(FAULT="log.after_commit:1:kill,hub.tick:3:kill"),
         capture_output=True,
-        timeout=30,
+        timeout=90,
     )
     assert (killed.returncode, killed.stderr) == (-9, b"fault hub.tick\n")
 
@@ -58,6 +58,6 @@ def test_both_libraries_read_the_points_of_one_variable():
         env=environment(FAULT="hub.tick:1:hang,trash.after_rename:2:ENOSPC,log.after_commit:3:kill"),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     assert both.stdout.split() == ["hub.tick", "log.after_commit", "trash.after_rename"], both.stderr

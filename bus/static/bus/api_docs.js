@@ -10,7 +10,7 @@ const NAMES = {
   ".examples-select-element": "Example",
   ".modal-ux button[type=submit]": "",
 };
-const LEVELS = { "h3.opblock-tag": 2, ".modal-ux-header h3": 2, ".swagger-ui h4": 3 };
+const LEVELS = { ".info h1": 2, ".info h2": 2, "h3.opblock-tag": 2, ".modal-ux-header h3": 2, ".swagger-ui h4": 3 };
 
 const set = (element, name, value) => element.getAttribute(name) === value || element.setAttribute(name, value);
 const mend = () => {

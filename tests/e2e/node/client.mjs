@@ -67,6 +67,7 @@ const commands = {
       getToken: tokens && supply(tokens, "token wanted"),
       data,
       websocket: WebSocket,
+      timeout: 30_000,
       minReconnectDelay: 100,
       maxReconnectDelay: 1000,
       maxServerPingDelay: 1000 * (pingDelay ?? 10),
@@ -79,6 +80,7 @@ const commands = {
     client.on("error", failed());
     client.connect();
   },
+  async nothing() {},
   async disconnect() {
     client.disconnect();
   },
@@ -95,14 +97,14 @@ const commands = {
     subscription.on("publication", published);
     subscription.on("error", failed(topic));
     subscription.subscribe();
-    await subscription.ready(10_000);
+    await subscription.ready(60_000);
   },
   async unsubscribe({ topic }) {
     subscriptions.get(topic).unsubscribe();
   },
   async resubscribe({ topic }) {
     subscriptions.get(topic).subscribe();
-    await subscriptions.get(topic).ready(10_000);
+    await subscriptions.get(topic).ready(60_000);
   },
   async publish_here({ topic, data }) {
     return subscriptions.get(topic).publish(data);

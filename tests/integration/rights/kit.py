@@ -49,7 +49,7 @@ class Cast:
     def plain(self, role: str, path: str) -> ClientConnection:
         """A plain socket."""
         url = f"ws://127.0.0.1:{self.site.web[0].port}{path}"
-        return connect(url, additional_headers=self.headers(role), proxy=None, open_timeout=20)
+        return connect(url, additional_headers=self.headers(role), proxy=None, open_timeout=60)
 
 
 def cookie(site: Site, session: str, server: int = 0) -> dict[str, str]:
@@ -62,7 +62,7 @@ def client(site: Site, headers: dict[str, str], server: int = 0, **words: Any) -
     given = dict(headers)
     opened = RawClient(site.web[server].socket, origin=given.pop("Origin", None), additional_headers=given)
     try:
-        opened.call("connect", timeout=20, **words)
+        opened.call("connect", **words)
     except BaseException:
         opened.close()
         raise

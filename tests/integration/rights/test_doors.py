@@ -93,7 +93,10 @@ def test_every_socket_and_stream_asks_who_is_there(site: Site) -> None:
             with connect(f"ws://127.0.0.1:{port}{path}", additional_headers=headers, proxy=None) as plain:
                 assert '"code":3500' in str(plain.recv(20))
         assert (
-            httpx.get(f"{site.web[0].url}/events/task:1", headers=headers, trust_env=False).status_code == 401
+            httpx.get(
+                f"{site.web[0].url}/events/task:1", headers=headers, trust_env=False, timeout=60
+            ).status_code
+            == 401
         )
     with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{port}/ws/elsewhere/", proxy=None):
         pass
@@ -110,10 +113,10 @@ def test_a_secret_in_an_address_is_refused_and_written_nowhere(site: Site, cast:
             _, code, reason = socket.ending()
             assert (code, reason) == (3501, f"bad request: {words} or in the connect command")
         headers = {"X-API-Key": cast.keys["server"]}
-        answer = httpx.get(f"{web.url}/api/topics?{query}", headers=headers, trust_env=False)
+        answer = httpx.get(f"{web.url}/api/topics?{query}", headers=headers, trust_env=False, timeout=60)
         assert answer.status_code == 400
         assert answer.json()["error"]["message"] == words
-        assert httpx.get(f"{web.url}/events/task:1?{query}", trust_env=False).status_code == 400
+        assert httpx.get(f"{web.url}/events/task:1?{query}", trust_env=False, timeout=60).status_code == 400
     with RawClient(web.socket) as socket:
         socket.call("connect", token=good)
     log = web.log.read_text()
@@ -132,7 +135,10 @@ def test_a_session_is_of_no_use_to_pages_of_others(site: Site, cast: Cast, origi
         assert socket.ending()[1:] == (3507, "permission denied: this origin may not use the session")
     if origin is not None:
         answer = httpx.get(
-            f"{site.web[0].url}/events/task:1", headers={**headers, "Origin": origin}, trust_env=False
+            f"{site.web[0].url}/events/task:1",
+            headers={**headers, "Origin": origin},
+            trust_env=False,
+            timeout=60,
         )
         assert answer.status_code == 403
 
@@ -144,6 +150,7 @@ def test_a_page_under_a_name_that_is_not_ours_gets_nothing(site: Site, cast: Cas
         f"{site.web[0].url}/events/task:1",
         headers={**headers, "Origin": "http://rebound.example"},
         trust_env=False,
+        timeout=60,
     )
     assert answer.status_code == 403
 

@@ -170,7 +170,7 @@ def test_an_event_stream_lets_a_role_read_what_the_table_says(cast: Cast, role: 
 
 def http(cast: Cast, role: str) -> httpx.Client:
     return httpx.Client(
-        base_url=cast.site.web[0].url, headers=cast.headers(role), timeout=30, trust_env=False
+        base_url=cast.site.web[0].url, headers=cast.headers(role), timeout=60, trust_env=False
     )
 
 

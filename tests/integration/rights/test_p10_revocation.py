@@ -29,14 +29,14 @@ LESS = {"no_longer_staff": "sys:stats", "key_fenced": "task:left"}
 #: Causes after which it only reads.
 MUTE = ("no_longer_publisher", "key_without_scope")
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def hear(client: RawClient) -> tuple[float, Any]:
     """Read until something ends; when that was, and what: the code of the close, or the push."""
     while True:
         try:
-            push = client.receive(30).get("push", {})
+            push = client.receive(90).get("push", {})
         except ConnectionClosed as end:
             return time.time(), end.rcvd and end.rcvd.code
         if "unsubscribe" in push:
@@ -87,13 +87,13 @@ def test_what_is_taken_away_ends_within_five_seconds(site: Site, has_redis: bool
             stack.callback(site.valkey.start)
         heard = {cause: threads.submit(hear, clients[cause]) for cause in (*CLOSED, *LESS)}
         struck = strike(site, mark, made)
+        mute = {cause: threads.submit(until_mute, clients[cause], cause) for cause in MUTE}
         for cause in CLOSED:
             check_end(heard[cause], struck, cause, 3500)
         for cause, topic in LESS.items():
             check_end(heard[cause], struck, cause, (topic, 2101))
         for cause in MUTE:
-            wait_until(lambda cause=cause: is_mute(clients[cause], cause), what=f"{cause} to tell")
-        assert time.time() - struck < PROMISED + 3, "by then those who only read have been asked, too"
+            assert mute[cause].result(100) - struck < PROMISED + 3, f"{cause} publishes for too long"
         assert clients["innocent"].call("rpc", method="bus.whoami")["data"]["user"] == "x"
         assert clients["no_longer_staff"].call("rpc", method="bus.whoami")["data"]["user"]
         with pytest.raises(Refused, match="103"):
@@ -101,9 +101,15 @@ def test_what_is_taken_away_ends_within_five_seconds(site: Site, has_redis: bool
 
 
 def check_end(heard: Future[tuple[float, Any]], struck: float, cause: str, what: Any) -> None:
-    at, ended = heard.result(30)
+    at, ended = heard.result(100)
     assert ended == what, cause
     assert at - struck < PROMISED, f"{cause}: {at - struck:.1f} s"
+
+
+def until_mute(client: RawClient, cause: str) -> float:
+    """Publish now and then until that is refused; when it was."""
+    wait_until(lambda: is_mute(client, cause), timeout=90, interval=0.25, what=f"{cause} to be refused")
+    return time.time()
 
 
 def is_mute(client: RawClient, cause: str) -> bool:
@@ -142,14 +148,14 @@ def test_a_revoked_user_comes_back_with_a_token_that_was_issued_later(site: Site
 
 
 def test_other_rights_of_a_new_token_hold_at_once(site: Site) -> None:
-    first = token(site, sub="u32", scopes=["publish"], exp=int(time.time()) + 60)
+    first = token(site, sub="u32", scopes=["publish"], exp=int(time.time()) + 600)
     with RawClient(site.web[0].socket) as socket:
         answer = socket.call("connect", token=first)
         assert answer["expires"]
-        assert 55 <= answer["ttl"] <= 60
+        assert 500 <= answer["ttl"] <= 600
         socket.call("subscribe", channel="room:32")
         socket.call("publish", channel="room:32", data=1)
-        narrow = token(site, sub="u32", topics=["task:*"], exp=int(time.time()) + 90)
+        narrow = token(site, sub="u32", topics=["task:*"], exp=int(time.time()) + 900)
         socket.send({"id": 9, "refresh": {"token": narrow}})
         assert {hear(socket)[1] for _ in range(2)} == {("room:32", 2101), ("broadcast", 2101)}
         assert socket.receive()["refresh"]["expires"]
@@ -168,8 +174,10 @@ def test_a_token_of_somebody_else_refreshes_nothing(site: Site, claims: dict[str
 
 def test_a_plain_socket_ends_with_its_token(site: Site) -> None:
     url = f"ws://127.0.0.1:{site.web[0].port}/ws/progress/p1/"
-    given = token(site, sub="u35", exp=int(time.time()) + 2)
-    with connect(url, additional_headers={"Authorization": f"Bearer {given}"}, proxy=None) as socket:
+    given = token(site, sub="u35", exp=int(time.time()) + 6)
+    with connect(
+        url, additional_headers={"Authorization": f"Bearer {given}"}, proxy=None, open_timeout=60
+    ) as socket:
         with suppress(ConnectionClosed):
             list(socket)
         assert socket.close_code == 3005

@@ -233,7 +233,7 @@ class Crasher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=100)
 
     def crash(self, garden: Garden, rows: Path, verb: str, fault: str) -> int:
         """Carry out `verb` with `fault` armed; 0, 1 for an injected error, or minus the signal."""

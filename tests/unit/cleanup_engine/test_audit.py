@@ -162,7 +162,7 @@ def test_writers_in_several_processes_never_fork_the_chain(tmp_path: Path) -> No
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(100)
         assert writer.exitcode == 0
     report = verify_chain(iter(JsonlAuditSink(path)), head=None)
     assert (report.sound, report.entries) == (True, 120)

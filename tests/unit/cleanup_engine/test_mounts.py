@@ -32,7 +32,7 @@ def mount() -> Iterator[Mount]:
 
     def make(where: Path, *arguments: str) -> Path:
         where.mkdir(exist_ok=True)
-        done = subprocess.run([program, *arguments, str(where)], capture_output=True, check=False, timeout=30)
+        done = subprocess.run([program, *arguments, str(where)], capture_output=True, check=False, timeout=60)
         if done.returncode:
             pytest.skip(f"this sandbox lets nobody mount: {done.stderr.decode().strip()}")
         if where not in mounted:
@@ -41,7 +41,7 @@ def mount() -> Iterator[Mount]:
 
     yield make
     for where in reversed(mounted):
-        subprocess.run(["umount", str(where)], check=True, timeout=30)
+        subprocess.run(["umount", str(where)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("way", ["openat2", "step by step"])

@@ -14,8 +14,8 @@ export function sentence(points) {
   if (!known.length) return "";
   const rates = points.map((point) => point[2]).filter((value) => value !== null);
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-  const said = `Connections: ${number.format(Math.min(...known))} to ${number.format(Math.max(...known))}, `
-    + `last ${number.format(known.at(-1))}.`;
+  const [least, most, last] = [Math.min(...known), Math.max(...known), known.at(-1)].map(number.format);
+  const said = least === most ? `Connections: ${last} all the time.` : `Connections: ${least} to ${most}, last ${last}.`;
   return rates.length ? `${said} Events: at most ${number.format(Math.max(...rates))} a second.` : said;
 }
 
