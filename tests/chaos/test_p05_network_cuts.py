@@ -17,7 +17,8 @@ from tests.proxy import TcpProxy
 from tests.servers import wait_until
 from tests.swarm import Feeder, Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(figure(600, 7_200))]
+# Once: nothing here depends on the dialect; what the log promises is proved on both (conformance, P1, P2).
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(figure(600, 7_200))]
 
 #: Cuts of both SDKs together, and how long the network is away (s).
 CUTS = figure(30, 200)

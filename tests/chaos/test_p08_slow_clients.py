@@ -20,7 +20,8 @@ from tests.servers import wait_until
 from tests.sleepers import Sleeper, put_to_sleep, wake
 from tests.swarm import Feeder, Reader, Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+# Once: nothing here depends on the dialect; what the log promises is proved on both (conformance, P1, P2).
+pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(600)]
 
 CLIENTS = 100
 #: Bytes of server memory for each, beside what the server needs anyway.

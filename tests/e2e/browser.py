@@ -99,6 +99,7 @@ class Browser:
         self.driver = webdriver.Chrome(
             options=options, service=webdriver.ChromeService(driver, port=free_port())
         )
+        self.driver.set_script_timeout(2 * PATIENCE)
         self.resize(*SIZES[0])
 
     def close(self) -> None:
@@ -257,6 +258,17 @@ class Browser:
             for entry in self.driver.get_log("browser")
             if entry["level"] in ("SEVERE", "WARNING")
         ]
+
+
+@contextmanager
+def window_of(site: Site, name: str) -> Iterator[Browser]:
+    """A window in which this person is logged in."""
+    browser = Browser(site)
+    try:
+        browser.log_in(name)
+        yield browser
+    finally:
+        browser.close()
 
 
 @contextmanager

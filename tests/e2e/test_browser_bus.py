@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Browser, site_with_people
+from tests.e2e.browser import Browser, site_with_people, window_of
 from tests.e2e.clients import StockClient
 from tests.harness import Site
 
@@ -32,10 +32,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("operator")
-    yield browser
-    browser.close()
+    with window_of(site, "operator") as window:
+        yield window
 
 
 def choose_and_ask(window: Browser, agent: str, action: str) -> str:

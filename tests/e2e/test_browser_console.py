@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.browser import Browser, site_with_people
+from tests.e2e.browser import Browser, site_with_people, window_of
 from tests.harness import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
@@ -25,10 +25,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("root")
-    yield browser
-    browser.close()
+    with window_of(site, "root") as window:
+        yield window
 
 
 _GROUNDS = """
@@ -70,9 +68,7 @@ def test_a_plan_above_its_brake_is_approved_by_typing_the_number(site: Site, win
 
 
 def test_a_viewer_finds_no_button_that_changes(site: Site):
-    browser = Browser(site)
-    try:
-        browser.log_in("viewer")
+    with window_of(site, "viewer") as browser:
         for path in (
             "/admin/cleanup/cleanuprun/",
             "/admin/cleanup/cleanupitem/",
@@ -84,5 +80,3 @@ def test_a_viewer_finds_no_button_that_changes(site: Site):
             assert not browser.count("input.action-select"), path
         assert "Users" not in browser.text("#nav-sidebar")
         assert browser.complaints() == []
-    finally:
-        browser.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import SIZES, Browser, site_with_people
+from tests.e2e.browser import SIZES, Browser, site_with_people, window_of
 from tests.e2e.dashboard_page import (
     FROZEN,
     card,
@@ -39,10 +39,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("root")
-    yield browser
-    browser.close()
+    with window_of(site, "root") as window:
+        yield window
 
 
 @pytest.fixture

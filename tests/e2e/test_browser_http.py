@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.browser import SIZES, Browser, site_with_people
+from tests.e2e.browser import SIZES, Browser, site_with_people, window_of
 from tests.harness import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
@@ -29,10 +29,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("viewer")
-    yield browser
-    browser.close()
+    with window_of(site, "viewer") as window:
+        yield window
 
 
 def test_a_browser_reads_a_stream_comes_again_and_stays_away_in_the_end(site: Site, window: Browser) -> None:

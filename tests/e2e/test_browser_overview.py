@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.browser import Browser, site_with_people
+from tests.e2e.browser import Browser, site_with_people, window_of
 from tests.harness import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
@@ -59,10 +59,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("viewer")
-    yield browser
-    browser.close()
+    with window_of(site, "viewer") as window:
+        yield window
 
 
 @pytest.fixture

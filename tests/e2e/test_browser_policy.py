@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.browser import SIZES, Browser, site_with_people
+from tests.e2e.browser import SIZES, Browser, site_with_people, window_of
 from tests.harness import Site
 from tests.retention import DAY, files_below, write
 from tests.servers import PATIENCE, wait_until
@@ -47,10 +47,8 @@ def inbox(site: Site) -> Path:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("admin")
-    yield browser
-    browser.close()
+    with window_of(site, "admin") as window:
+        yield window
 
 
 def fill(window: Browser, **fields: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import SIZES, Browser, site_with_people
+from tests.e2e.browser import SIZES, Browser, site_with_people, window_of
 from tests.e2e.clients import node_file
 from tests.harness import Site
 from tests.servers import PATIENCE
@@ -69,11 +69,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.driver.set_script_timeout(120)  # axe-core, on a machine with much to do
-    browser.log_in("root")
-    yield browser
-    browser.close()
+    with window_of(site, "root") as window:
+        yield window
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +220,8 @@ _VIEWER_MAY = ("/do/verify/", "password_change")
 def test_a_viewer_finds_no_button_that_changes_on_any_screen(site: Site) -> None:
     paths = json.loads(site.python(_SCREENS.format(who="viewer")).splitlines()[-1])
     assert len(paths) > 50
-    browser = Browser(site)
-    try:
-        browser.log_in("viewer")
-        browser.driver.set_script_timeout(120)
+    with window_of(site, "viewer") as browser:
         script = f"(async (...arguments) => {{{_BUTTONS}}})(...arguments)"
         found = browser.driver.execute_async_script(script, [path for path in paths if "/do/" not in path])
-    finally:
-        browser.close()
     offered = [(path, what) for path, what in found if not any(may in path + what for may in _VIEWER_MAY)]
     assert offered == []

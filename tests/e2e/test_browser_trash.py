@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.browser import Browser, site_with_people
+from tests.e2e.browser import Browser, site_with_people, window_of
 from tests.harness import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
@@ -37,10 +37,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def window(site: Site) -> Iterator[Browser]:
-    browser = Browser(site)
-    browser.log_in("operator")
-    yield browser
-    browser.close()
+    with window_of(site, "operator") as window:
+        yield window
 
 
 def test_all_is_restored_and_a_taken_name_comes_back_beside_the_other(site: Site, window: Browser):

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 AREAS = {"rejected": 2, "extracted": 7, "distilled": 30}
 FILES = 1_300
 #: Longer than a busy machine needs to begin a command, for before it is over nothing may go.
-GRACE = "45s"
+GRACE = "30s"
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 
 from bus import layer, publishing
 from bus.fanout.hub import Hub, hub, running, shut_down
 from bus.log import threads
 from tests.auditing import AuditFiles, write
 from tests.harness import Site
+from tests.integration import console_rows
 
 
 @pytest.fixture
@@ -54,3 +57,15 @@ def sealed(files: AuditFiles) -> AuditFiles:
     write(33)
     assert len(files.cut()) == 3
     return files
+
+
+@pytest.fixture
+def people() -> dict[str, User]:
+    """One person of each role, and one of staff without a role."""
+    return console_rows.people()
+
+
+@pytest.fixture
+def refusals_unlogged(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal is logged with its trace; hundreds of them would take most of the time."""
+    caplog.set_level(logging.ERROR, "django.request")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,11 @@ from cleanup.operations import measuring
 from cleanup.operations.grounds import trouble_of
 from cleanup.stores.sql import database_now
 from cleanup.tasks import measure_area
-from tests.integration import console_rows as given
 from tests.retention import ANNA, Staging, fill_up
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 LIST = "admin:cleanup_stagingarea_changelist"
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

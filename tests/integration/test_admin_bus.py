@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models import Q
 from django.test.utils import CaptureQueriesContext
@@ -32,17 +30,7 @@ from bus.publishing import publish
 from tests.integration import console_rows as given
 from tests.integration.bus_pages import ANNA, agent, client_of, do, last_act, list_of, page_of, said, topic
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 
 # Topics

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db.models import Q
 from django.urls import reverse
@@ -35,17 +33,7 @@ from cleanup.operations import verify_audit
 from tests.integration import console_rows as given
 from tests.integration.bus_pages import ANNA, agent, bus, client_of, do, last_act, list_of, said, topic
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 
 # Cursors and tasks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,10 @@ from tests.integration import console_rows as given
 from tests.retention import Staging
 from xnai_site.roles import ROLES, changes
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 #: What the forms of changes ask for.
 ANSWERS = {"reason": "because", "number": "3", "by": "7d", "mode": "report"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal is logged with its trace; hundreds of them would take most of the time."""
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

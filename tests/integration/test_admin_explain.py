@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,9 @@ from cleanup import operations
 from cleanup.admin.explain import explain_url
 from cleanup.models import StagedFile
 from cleanup.operations import judging
-from tests.integration import console_rows as given
 from tests.retention import ANNA, DAY, Staging, write
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 
 @pytest.fixture

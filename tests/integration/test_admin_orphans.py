@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,11 @@ from cleanup.models import AuditEntry, OrphanBatch, StagedFile
 from cleanup.operations.looking import ask_look, last_look, register_files
 from cleanup.stores.orphans import page, stored
 from cleanup.tasks import look_for_orphans
-from tests.integration import console_rows as given
 from tests.retention import ANNA, Staging, write
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 LIST = "admin:cleanup_orphanbatch_changelist"
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,10 @@ from cleanup.operations.previews import carry_out_preview, order_preview
 from tests.integration import console_rows as given
 from tests.retention import ANNA, Staging, fill_up
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 #: Rows that become many; no list may count them all.
 MANY = ("bus_event", "bus_topic", "bus_connectionsession", "cleanup_cleanupitem", "cleanup_auditentry")
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

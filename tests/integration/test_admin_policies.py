@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from cleanup.stores.sql import database_now
 from tests.integration import console_rows as given
 from tests.retention import ANNA, DAY, Staging, write
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("refusals_unlogged")]
 
 FORM = {
     "name": "fresh", "mode": "report", "rule": "age", "age": "2d", "age_by": "m", "include": "",
@@ -31,16 +30,6 @@ FORM = {
     "row_filter": "{}", "max_files": "100", "max_bytes": "2 GB", "max_percent": "100",
     "max_median_factor": "10", "max_unknown_percent": "5",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "django.request")
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

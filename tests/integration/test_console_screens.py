@@ -20,7 +20,7 @@ from tests.integration import console_pages as pages
 from tests.integration import console_rows as given
 from xnai_site.settings import CONTENT_SECURITY_POLICY
 
-pytestmark = [pytest.mark.django_db, pytest.mark.sqlite_only, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.django_db, pytest.mark.sqlite_only, pytest.mark.timeout(900)]
 
 #: What answers, but with no page to look at, by the status or kind of the answer, and why.
 NO_PAGE = {

@@ -24,7 +24,7 @@ from tests.integration import console_rows as given
 from tests.integration.test_admin_changes import ANSWERS
 from tests.retention import Staging
 
-pytestmark = [pytest.mark.django_db, pytest.mark.sqlite_only, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.django_db, pytest.mark.sqlite_only, pytest.mark.timeout(900)]
 
 SAFE = ("get", "head", "options")
 UNSAFE = ("post", "put", "patch", "delete")
@@ -56,11 +56,6 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
 
 
 @pytest.fixture

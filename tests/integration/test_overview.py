@@ -34,11 +34,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def people() -> dict[str, User]:
-    return given.people()
-
-
-@pytest.fixture
 def viewer(people: dict[str, User]) -> Client:
     client = Client()
     client.force_login(people["viewer"])

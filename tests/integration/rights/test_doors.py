@@ -24,6 +24,7 @@ OPEN = {
     "admin/logout/": "ends a session, if there is one",
     "api/docs": "the description of the API, which is public",
     "api/openapi.json": "the same for machines",
+    "favicon.ico": "leads to the mark, which is a static file",
 }
 #: What a stranger may be answered: go and log in, 401, 403, or that there is no such thing.
 CLOSED = {301, 302, 401, 403, 404, 405}
