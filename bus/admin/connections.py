@@ -285,6 +285,12 @@ class ConnectionSessionAdmin(ReadOnlyAdmin):
         Route(by="connected_at"),
     )
     search_help_text = "Whole id of an agent or a client"
+    fields = (
+        ("who", "kind", "server_instance"),
+        ("begun", "lasted", "ending"),
+        ("client_id", "user_id", "address"),
+        ("events",),
+    )
 
     def seek(self, term: str, sought: Sought) -> None:
         """By a whole id, for only those have indexes."""
@@ -332,6 +338,7 @@ class ServerInstanceAdmin(ReadOnlyAdmin):
     )
     when_empty = "No server has written itself down. Each does when it starts: `manage.py up`, or Daphne."
     list_display = ("instance", "alive", "layer", "lag", "begun", "lease")
+    fields = (("instance", "alive"), ("layer", "lag"), ("begun", "lease"))
     ordering = ("-lease_until",)
 
     @display(description="Server", ordering="name")

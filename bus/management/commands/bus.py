@@ -43,6 +43,8 @@ VERBS: dict[str, verbs.Verb] = {
 class Command(BaseCommand):
     """The verbs."""
 
+    #: Those of our own settings. All of them would load every page of the site, for each command.
+    requires_system_checks = ("bus",)
     help = f"Look at the bus and speak on it: {', '.join(NAMES)}."
 
     def add_arguments(self, parser: CommandParser) -> None:

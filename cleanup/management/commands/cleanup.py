@@ -89,6 +89,8 @@ VERBS: dict[str, verbs.Verb] = {
 class Command(BaseCommand):
     """The verbs."""
 
+    #: Those of our own settings. All of them would load every page of the site, for each command.
+    requires_system_checks = ("bus", "cleanup")
     help = "Retention: areas, policies, plans, runs, trash, holds, audit."
 
     def add_arguments(self, parser: CommandParser) -> None:
