@@ -382,36 +382,29 @@ def _new_database(folder: Path) -> str:
         shutil.copy(template.removeprefix("sqlite:///"), folder / "db.sqlite3")
         return f"sqlite:///{folder / 'db.sqlite3'}"
     name = f"site_{secrets.token_hex(6)}"
-    wait_until(lambda: _has_copied(name), interval=0.5, what="a copy of the template")
+    copy = f"CREATE DATABASE {name} TEMPLATE site_template"
+    wait_until(lambda: _has_done(copy), interval=0.5, what="a copy of the template")
     return _server_url(name)
-
-
-def _has_copied(name: str) -> bool:
-    """Whether the template could be copied: whoever made it, or cleans it up, may still be connected."""
-    import psycopg
-
-    assert services.postgres is not None
-    with _connect(services.postgres.url) as connection:
-        try:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE site_template")
-        except psycopg.errors.ObjectInUse:
-            return False
-    return True
 
 
 def _drop_database(url: str) -> None:
     if services.postgres is not None:
-        wait_until(lambda: _has_dropped(urlsplit(url).path[1:]), interval=0.5, what="the end of a database")
+        drop = f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)"
+        wait_until(lambda: _has_done(drop), interval=0.5, what="the end of a database")
 
 
-def _has_dropped(name: str) -> bool:
-    """Whether a database is gone; the server waits only 5 s for the processes that it ends for that."""
+def _has_done(statement: str) -> bool:
+    """Whether the PostgreSQL server carried it out: a database may still be in use for a moment.
+
+    Whoever made the template, or cleans it up, is connected to it; and a server that drops a database waits
+    only 5 s for the processes that it ends for that.
+    """
     import psycopg
 
     assert services.postgres is not None
     with _connect(services.postgres.url) as connection:
         try:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(statement)
         except psycopg.errors.ObjectInUse:
             return False
     return True

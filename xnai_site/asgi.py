@@ -15,6 +15,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 http_application = get_asgi_application()
 
 from bus.doors.routing import websocket_urlpatterns, with_streams  # noqa: E402  (needs the app registry that the line above fills)
+from xnai_site import urls  # noqa: E402, F401  (here, or the first who asks would wait for the pages to load)
 
 application = ProtocolTypeRouter(
     {"http": with_streams(http_application), "websocket": URLRouter(websocket_urlpatterns)}

@@ -35,6 +35,7 @@ _ADMIN_WRITES = {
 
 def changes() -> Iterator[tuple[ConsoleAdmin, Change]]:
     """Every change of every page of the console."""
+    admin.autodiscover()
     for page in admin.site._registry.values():
         if isinstance(page, ConsoleAdmin):
             for change in page.changes.values():

@@ -54,7 +54,7 @@ BEHIND_TLS = env.bool("BEHIND_TLS", default=False)
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "xnai_site.apps.ConsoleConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -22,6 +22,8 @@ def favicon(request: HttpRequest) -> HttpResponse:
     return redirect(static("bus/mark.svg"))
 
 
+admin.autodiscover()
+
 urlpatterns = [
     *overview.urls,
     path("admin/cleanup/explain/", admin.site.admin_view(explain_page), name="cleanup-explain"),

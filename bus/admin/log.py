@@ -17,7 +17,8 @@ from bus import acks, cells
 from bus.conf import conf
 from bus.console import ReadOnlyAdmin
 from bus.cursors import CursorState
-from bus.filters import days_filter, first_since, text_filter
+from bus.filters import days_filter, text_filter
+from bus.halving import first_since
 from bus.models import Event, Topic
 from bus.paging import Route, Sought
 

@@ -13,7 +13,8 @@ from uuid import UUID
 from django.db.models import BooleanField, F, Func, Q
 from django.utils import timezone
 
-from bus.filters import begin_of, choice_filter, day_of, days_filter, distinct, first_since, text_filter
+from bus.filters import begin_of, choice_filter, day_of, days_filter, distinct, text_filter
+from bus.halving import first_since
 from bus.paging import Route, Sought
 from cleanup.engine.reasons import Reason
 from cleanup.models import AuditEntry, CleanupRun, ItemState, RetentionPolicy, StagingArea

@@ -12,9 +12,10 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from bus.halving import first_since
 from cleanup.engine.audit import canonical
 from cleanup.models import AuditEntry
-from cleanup.stores.audit import first_since, sealed
+from cleanup.stores.audit import sealed
 
 #: So far may the clocks of servers have been apart, or set: entries are looked for by their numbers this much
 #: before and after the moments that are asked for.
@@ -55,9 +56,9 @@ def entries_of(wanted: dict[str, Any], *, scan: bool = False) -> QuerySet[AuditE
     rows = AuditEntry.objects.order_by("-seq")
     if (since := wanted.get("since")) is not None:
         rows = rows.filter(at_us__gte=since)
-        rows = rows if scan else rows.filter(seq__gte=first_since(since - _MARGIN_US))
+        rows = rows if scan else rows.filter(seq__gte=first_since(AuditEntry, "at_us", since - _MARGIN_US))
     if (until := wanted.get("until")) is not None:
         rows = rows.filter(at_us__lt=until)
-        rows = rows if scan else rows.filter(seq__lt=first_since(until + _MARGIN_US))
+        rows = rows if scan else rows.filter(seq__lt=first_since(AuditEntry, "at_us", until + _MARGIN_US))
     columns = ("action", "actor", "area", "path", "run", "item")
     return rows.filter(**{name: wanted[name] for name in columns if wanted.get(name)})

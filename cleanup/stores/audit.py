@@ -195,26 +195,6 @@ def entries(*, after: int | None = None, up_to: int | None = None) -> Iterator[A
         after = rows[-1][_SEQ]
 
 
-def first_since(at_us: int) -> int:
-    """The number from which on entries are as young as `at_us`, found by halving: some 25 rows are read.
-
-    Moments rise with numbers, but for clocks that were set. If none is so young, the number after the last.
-    """
-    rows = models.AuditEntry.objects.order_by("seq").values_list("seq", "at_us")
-    first, last = rows.first(), rows.last()
-    if first is None or last is None:
-        return 0
-    low, high = first[0], last[0] + 1
-    while low < high:
-        middle = (low + high) // 2
-        found = rows.filter(seq__gte=middle).first()
-        if found is None or found[1] >= at_us:
-            high = middle
-        else:
-            low = found[0] + 1
-    return int(low)
-
-
 def _page(after: int | None, up_to: int | None) -> list[tuple[Any, ...]]:
     conditions = [("seq > %s", after), ("seq <= %s", up_to)]
     chosen = [(text, value) for text, value in conditions if value is not None]

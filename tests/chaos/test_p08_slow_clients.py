@@ -20,8 +20,7 @@ from tests.servers import wait_until
 from tests.sleepers import Sleeper, put_to_sleep, wake
 from tests.swarm import Feeder, Reader, Swarm
 
-# Once: nothing here depends on the dialect; what the log promises is proved on both (conformance, P1, P2).
-pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CLIENTS = 100
 #: Bytes of server memory for each, beside what the server needs anyway.
@@ -118,13 +117,9 @@ def test_p08_clients_that_never_read_hurt_nobody_and_resume_whole(flowing: Site)
             tokens = {name: flowing.token(name) for name in names}
             sleepers = swarm.call(put_to_sleep(url, tokens, "heavy:all"))
             asleep_at = time.time()
-            wait_until(lambda: closed(flowing) == CLIENTS, timeout=2 * CLOSED_WITHIN, what="3008 for all")
+            wait_until(lambda: closed(flowing) == CLIENTS, timeout=CLOSED_WITHIN + 15, what="3008 for all")
             took = time.time() - asleep_at
         beside = probe.p99(asleep_at)
-        # And another without them, for the machine may have got busier meanwhile.
-        began = time.time()
-        time.sleep(5)
-        alone = max(alone, probe.p99(began))
         swarm.call(wake(sleepers))
         check_resume(swarm, flowing, sleepers, heavy)
     print(f"closed in {took:.1f} s; p99 {alone:.4f} -> {beside:.4f} s; +{memory.growth / 2**20:.0f} MiB")  # noqa: T201
@@ -160,9 +155,7 @@ def check_resume(swarm: Swarm, site: Site, sleepers: Sequence[Sleeper], heavy: F
         swarm.add(reader)
     acks: list[Acked] = heavy.enough()
     top = max(ack.offset for ack in acks)
-    wait_until(
-        lambda: all(reading.steps[-1].offset >= top for reading in woken), timeout=120, what="the rest"
-    )
+    wait_until(lambda: all(reading.steps[-1].offset >= top for reading in woken), timeout=60, what="the rest")
     findings: list[Any] = problems(log=site.log("heavy"), acks=acks, readings=woken)
     assert not findings, findings[:5]
     assert all(len(reading.starts) == 1 for reading in woken)

@@ -53,9 +53,11 @@ def roll(site: Site, web: Web, swarm: Swarm) -> None:
     """Stop a server in order, start it again, and wait until everybody is served."""
     before = len(swarm.acks)
     assert web.terminate() == 0
-    wait_until(lambda: all(client.is_up for client in swarm.readers), what="everybody elsewhere")
+    wait_until(
+        lambda: all(client.is_up for client in swarm.readers), timeout=2 * BACK, what="everybody elsewhere"
+    )
     web.restart()
-    wait_until(lambda: len(swarm.acks) > before + 20, what="publishes that go on")
+    wait_until(lambda: len(swarm.acks) > before + 20, timeout=BACK, what="publishes that go on")
     assert not site.sql(
         "SELECT 1 FROM bus_activeconnection WHERE server_instance_id LIKE %s", f"%.{web.pid}.%"
     )
@@ -89,7 +91,7 @@ def test_p11_a_server_that_is_stopped_says_so_and_the_sdk_goes_on(site: Site, sd
         )
         feeder.wait_for(30)
         assert web.terminate() == 0
-        assert client.wait("connecting", code=SHUTDOWN)["reason"] == "shutdown"
+        assert client.wait("connecting", code=SHUTDOWN, timeout=5)["reason"] == "shutdown"
         assert not site.sql("SELECT 1 FROM bus_activeconnection WHERE agent_id = %s", agent)
         web.restart()
         feeder.finish()

@@ -111,7 +111,9 @@ def wait_for_acks(swarm: Swarm, *, at: str) -> None:
     """Wait until both publishers go on."""
     for feeder in swarm.feeders:
         moved = len(feeder.acks)
-        wait_until(lambda feeder=feeder, moved=moved: len(feeder.acks) > moved + 5, what=f"acks at {at}")
+        wait_until(
+            lambda feeder=feeder, moved=moved: len(feeder.acks) > moved + 5, timeout=20, what=f"acks at {at}"
+        )
 
 
 def here(site: Site) -> int:

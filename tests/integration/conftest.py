@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import User
 
 from bus import layer, publishing
@@ -16,6 +17,9 @@ from bus.log import threads
 from tests.auditing import AuditFiles, write
 from tests.harness import Site
 from tests.integration import console_rows
+
+# Tests ask for the pages of the console before they have asked for an address, with which they are loaded.
+admin.autodiscover()
 
 
 @pytest.fixture

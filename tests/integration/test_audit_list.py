@@ -12,9 +12,10 @@ from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from bus.halving import first_since
+from cleanup.models import AuditEntry
 from cleanup.operations.excerpts import MARGIN, entries_of
 from cleanup.stores import DatabaseAuditSink
-from cleanup.stores.audit import first_since
 from tests.auditing import happened
 
 pytestmark = pytest.mark.django_db
@@ -26,6 +27,10 @@ COUNT = 400
 
 def chain(moments: list[int]) -> None:
     DatabaseAuditSink().write([happened(at) for at in moments])
+
+
+def place(moment: int) -> int:
+    return first_since(AuditEntry, "at_us", moment)
 
 
 def numbers(*, scan: bool = False, **wanted: Any) -> list[int]:
@@ -60,10 +65,10 @@ def test_few_rows_are_looked_at_whatever_the_length_of_the_chain() -> None:
 
 
 def test_an_empty_chain_and_times_outside_of_it_find_nothing() -> None:
-    assert (numbers(since=NOON), first_since(NOON)) == ([], 0)
+    assert (numbers(since=NOON), place(NOON)) == ([], 0)
     chain([NOON, NOON + MINUTE])
     assert numbers(since=NOON + 60 * MINUTE) == numbers(until=NOON - 60 * MINUTE) == []
-    assert (first_since(NOON), first_since(NOON + 1), first_since(NOON + 2 * MINUTE)) == (1, 2, 3)
+    assert [place(NOON), place(NOON + 1), place(NOON + 2 * MINUTE)] == [1, 2, 3]
 
 
 def test_the_command_looks_at_all_if_it_is_told_to() -> None:

@@ -238,14 +238,11 @@ async def test_a_frozen_redis_is_noticed_and_holds_nobody_up(
     link: Link, elsewhere: Courier, own_layer: Valkey
 ) -> None:
     own_layer.freeze()
-    took = []
-    for _ in range(5):  # the best of some, for others use the machine, too
-        began = time.perf_counter()
-        for number in range(200):
-            link.send(layer.EVERYONE, str(number))
-            elsewhere.send(layer.EVERYONE, str(number))
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.2
+    began = time.perf_counter()
+    for number in range(200):
+        link.send(layer.EVERYONE, str(number))
+        elsewhere.send(layer.EVERYONE, str(number))
+    assert time.perf_counter() - began < 0.2
     await until(lambda: not link.is_up)
     own_layer.thaw()
     await until(lambda: link.is_up)
