@@ -15,6 +15,7 @@ from cleanup.models.console import (
 from cleanup.models.items import CleanupItem, CleanupTotal, ItemState, OrphanBatch, StagedFile, VerifierTotal
 from cleanup.models.policies import CatchUp, Mode, OrderBy, PolicyVersion, RetentionPolicy, Rule, Unit
 from cleanup.models.runs import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
+from cleanup.models.staging import Source, SourceState, StagedContent, Upload, UploadState
 
 __all__ = [
     "ACTIVE_STATES",
@@ -41,10 +42,15 @@ __all__ = [
     "RetentionPolicy",
     "Rule",
     "RunState",
+    "Source",
+    "SourceState",
+    "StagedContent",
     "StagedFile",
     "StagingArea",
     "TrashOrder",
     "Unit",
+    "Upload",
+    "UploadState",
     "UsageSample",
     "VerifierCheck",
     "VerifierTotal",

@@ -14,6 +14,7 @@ from django.db.models import Q
 from cleanup.models.areas import StagingArea
 from cleanup.models.heads import PathHead
 from cleanup.models.runs import CleanupRun
+from cleanup.models.staging import Source, StagedContent
 from cleanup.softdelete import SoftDeleteModel
 
 
@@ -154,6 +155,20 @@ class StagedFile(SoftDeleteModel):
     content_type = models.CharField(max_length=100, blank=True)
     task_id = models.CharField(max_length=200, blank=True, db_index=True)
     uploader = models.CharField(max_length=180, blank=True)
+    #: As the uploader called it; the path may be made of the hash alone.
+    name = models.CharField(max_length=255, blank=True, db_default="")
+    #: The bytes, where they are kept once for all who staged them.
+    content = models.ForeignKey(
+        StagedContent, on_delete=models.PROTECT, null=True, blank=True, related_name="files", db_index=False
+    )
+    #: Where it was fetched, and which of the contents seen there it is.
+    source = models.ForeignKey(
+        Source, on_delete=models.SET_NULL, null=True, blank=True, related_name="files", db_index=False
+    )
+    version = models.PositiveIntegerField(null=True, blank=True)
+    #: Key of the file that it was made of, which may be gone by now. No reference: rows of files are purged
+    #: by the hundred thousand, and what refers to them would have to be looked up each time.
+    origin = models.BigIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(SoftDeleteModel.Meta):
@@ -168,6 +183,14 @@ class StagedFile(SoftDeleteModel):
                 condition=Q(deleted_at__isnull=False),
                 name="cleanup_staged_deleted",
             ),
+            # Most rows were never staged through us: an index of the others alone.
+            models.Index(
+                fields=["content"], condition=Q(content__isnull=False), name="cleanup_staged_content"
+            ),
+            models.Index(
+                fields=["source", "-version"], condition=Q(source__isnull=False), name="cleanup_staged_source"
+            ),
+            models.Index(fields=["origin"], condition=Q(origin__isnull=False), name="cleanup_staged_origin"),
         ]
 
     def __str__(self) -> str:
