@@ -11,7 +11,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
@@ -26,7 +26,7 @@ from cleanup.admin.fields import actor_of, verifier_line
 from cleanup.admin.policy_form import FIELDSETS, NEUTRAL, RULES_OF, PolicyForm
 from cleanup.admin.verbs import VerbAdmin
 from cleanup.engine.errors import PolicyInvalid
-from cleanup.models import Mode, PolicyPreview, RetentionPolicy, Rule
+from cleanup.models import Mode, PolicyPreview, PolicyVersion, RetentionPolicy, Rule
 from cleanup.operations.duetimes import parse_schedule
 from cleanup.operations.policies import engine_policy
 from cleanup.operations.previews import order_preview
@@ -141,6 +141,18 @@ class RetentionPolicyAdmin(VerbAdmin):
         form.is_valid()
         return JsonResponse({"words": policy_in_words(form.instance), "problem": _problem(form)})
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RetentionPolicy]:
+        """With the newest version of each: one query for the whole list."""
+        newest = PolicyVersion.objects.filter(policy=OuterRef("pk")).order_by("-number")
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(
+                newest_number=Subquery(newest.values("number")[:1]),
+                newest_author=Subquery(newest.values("created_by")[:1]),
+            )
+        )
+
     def newest(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Lead to the newest preview of a policy; to the page that makes one if there is none."""
         policy = self.get_queryset(request).filter(pk=pk).first()
@@ -206,8 +218,8 @@ class RetentionPolicyAdmin(VerbAdmin):
 
     @display(description="Version")
     def version(self, row: RetentionPolicy) -> str:
-        newest = row.versions.order_by("-number").first()
-        return f"{newest.number}, by {newest.created_by}" if newest else "none yet"
+        number, author = getattr(row, "newest_number", None), getattr(row, "newest_author", "")
+        return f"{number}, by {author}" if number else "none yet"
 
     @change(
         "Preview",

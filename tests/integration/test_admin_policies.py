@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import connection, connections
 from django.test import AsyncClient, Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from cleanup import operations
@@ -279,3 +280,20 @@ def test_versions_are_listed_with_what_changed_and_an_old_one_is_put_back(
     assert "it is version 3" in said
     policy.refresh_from_db()
     assert policy.age == "2d"
+
+
+def test_the_list_asks_as_often_for_many_policies_as_for_one(boss: Client, staging: Staging) -> None:
+    address = reverse("admin:cleanup_retentionpolicy_changelist")
+
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            text = shown(boss, address)
+        assert text.count("1, by ") == RetentionPolicy.objects.count()
+        return len(queries)
+
+    staging.policy("first")
+    asked()
+    once = asked()
+    for number in range(5):
+        staging.policy(f"more-{number}")
+    assert asked() == once
