@@ -30,6 +30,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminS
 from bus import cells
 from bus.console import Change, ConsoleAdmin, change
 from xnai_site import schedule
+from xnai_site.permission_field import PermissionField
 
 admin.site.index_title = "Overview"
 
@@ -120,7 +121,7 @@ class RoleAdmin(GroupAdmin, ConsoleAdmin):
     def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
         """One list to choose from: Django's two cannot be told apart by ear."""
         widget = UnfoldAdminSelectMultipleWidget(attrs={"size": 18})
-        return super().formfield_for_manytomany(db_field, request, **{**kwargs, "widget": widget})
+        return PermissionField(label="May", required=False, widget=widget)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Group]:
         return super().get_queryset(request).prefetch_related("user_set")

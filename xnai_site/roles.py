@@ -13,6 +13,7 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
+from django.db.models import Q
 
 from bus.console import Change, ConsoleAdmin
 
@@ -40,6 +41,18 @@ def changes() -> Iterator[tuple[ConsoleAdmin, Change]]:
         if isinstance(page, ConsoleAdmin):
             for change in page.changes.values():
                 yield page, change
+
+
+def in_roles() -> Q:
+    """The permissions that some role has by its definition."""
+    found = Q(content_type__app_label__in=_SEEN, codename__startswith="view_")
+    named = [*_OPERATOR_MAY, *(tuple(change.permission.split(".")) for _, change in changes())]
+    for app, codename in named:
+        found |= Q(content_type__app_label=app, codename=codename)
+    for app, prefixes in _ADMIN_WRITES.items():
+        for prefix in prefixes:
+            found |= Q(content_type__app_label=app, codename__startswith=prefix)
+    return found
 
 
 @transaction.atomic

@@ -144,13 +144,10 @@ class RetentionPolicyAdmin(VerbAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[RetentionPolicy]:
         """With the newest version of each: one query for the whole list."""
         newest = PolicyVersion.objects.filter(policy=OuterRef("pk")).order_by("-number")
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(
-                newest_number=Subquery(newest.values("number")[:1]),
-                newest_author=Subquery(newest.values("created_by")[:1]),
-            )
+        rows: QuerySet[RetentionPolicy] = super().get_queryset(request)
+        return rows.annotate(
+            newest_number=Subquery(newest.values("number")[:1]),
+            newest_author=Subquery(newest.values("created_by")[:1]),
         )
 
     def newest(self, request: HttpRequest, pk: int) -> HttpResponse:

@@ -8,6 +8,7 @@ from django.test import Client
 from django.urls import reverse
 
 from tests.integration.console_rows import people
+from xnai_site.permission_field import PermissionField
 from xnai_site.roles import ROLES, changes, ensure_roles
 
 pytestmark = pytest.mark.django_db
@@ -80,3 +81,22 @@ def test_the_role_admin_is_no_way_to_become_a_superuser():
     for name in ("auth_user_change", "auth_user_delete", "auth_user_password_change"):
         reply = client.post(reverse(f"admin:{name}", args=[root.pk]), {"password1": "x", "password2": "x"})
         assert reply.status_code == 403, name
+
+
+def test_the_form_of_a_role_lists_what_roles_are_made_of_and_saving_it_unchanged_changes_nothing():
+    ensure_roles()
+    extra = Permission.objects.get(codename="add_logentry")
+    operator = Group.objects.get(name="operator")
+    operator.permissions.add(extra)
+    before = {role: granted(role) for role in ROLES}
+    choices = {key.value: label for _, rows in PermissionField().choices for key, label in rows}
+    held = set(Permission.objects.filter(group__isnull=False).values_list("pk", flat=True))
+    assert set(choices) >= held
+    assert choices[Permission.objects.get(codename="disconnect_agent").pk] == "Disconnect"
+    assert Permission.objects.get(codename="change_auditentry").pk not in choices
+    client = Client()
+    client.force_login(people()["admin"])
+    form = {"name": "operator", "permissions": [row.pk for row in operator.permissions.all()]}
+    reply = client.post(reverse("admin:auth_group_change", args=[operator.pk]), form)
+    assert reply.status_code == 302
+    assert {role: granted(role) for role in ROLES} == before
