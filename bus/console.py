@@ -217,6 +217,12 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
         """What a person calls a row: in the head of its page, and where it is named before a change."""
         return str(row)
 
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        row = self.get_object(request, unquote(object_id))
+        title = {} if row is None else {"title": f"History of {self.name_of(row)}"}
+        reply: HttpResponse = super().history_view(request, object_id, {**title, **(extra_context or {})})
+        return reply
+
     def describe(self, rows: QuerySet[Any]) -> str:
         """The chosen rows in a few words, such as `3 files, 88 MB`."""
         number = rows.count()

@@ -99,7 +99,9 @@ class EventAdmin(LogAdmin):
 
     @display(description="Event")
     def brief(self, row: Event) -> SafeString:
-        return cells.mono(row.payload if len(row.payload) <= 120 else f"{row.payload[:120]}…")
+        # Its type and time are in other columns. What comes before the data has no such text: it is escaped.
+        said = row.payload.partition('"data":')[2][:-1] or row.payload
+        return cells.mono(said if len(said) <= 120 else f"{said[:120]}…")
 
     @display(description="Published")
     def at(self, row: Event) -> SafeString | str:

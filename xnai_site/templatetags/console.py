@@ -6,6 +6,7 @@ neither is called after its rows. Nothing of an admin is imported here: template
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import template
@@ -55,6 +56,18 @@ def screen_name(opts: Options[Any]) -> str:
 def with_code(text: str) -> SafeString:
     """What stands between backquotes, as code."""
     return cells.with_code(str(text))
+
+
+@register.filter
+def as_moment(at: datetime | None) -> SafeString | str:
+    """A moment with its zone, and as seen from now."""
+    return cells.moment(at)
+
+
+@register.simple_tag
+def lasted(begin: datetime, end: datetime) -> str:
+    """The time between two moments by its two biggest units."""
+    return cells.span(end - begin)
 
 
 def _lists(opts: Options[Any]) -> list[dict[str, str]]:
