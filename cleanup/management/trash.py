@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from django.db.models import Sum
 
 from cleanup import operations
 from cleanup.management.output import DONE, SOME_SKIPPED, Answer, size, table
 from cleanup.management.verbs import actor, found_by, in_trash, item_id, order_answer, rolled_back
 from cleanup.models import CleanupItem, OrderVerb, TrashOrder
 from cleanup.operations import NotFound, OperationRefused, manifests, orders, trash_filters
+from cleanup.stores.sql import chunks
 
 Options = dict[str, Any]
 
@@ -30,11 +32,17 @@ def extend(options: Options) -> Answer:
         made = orders.order(OrderVerb.EXTEND, found_by(options), actor=actor(), by=options["by"])
         return order_answer(made)
     ids = in_trash(options)
+    held = sum(
+        CleanupItem.objects.filter(pk__in=part).aggregate(total=Sum("size"))["total"] or 0
+        for part in chunks(list(ids))
+    )
     if options["dry_run"]:
-        line = f"{len(ids)} items would stay longer."
-        return Answer(data={"extended": 0, "items": len(ids), "dry_run": True}, lines=[line])
+        line = f"{len(ids)} items, {size(held)} would stay longer."
+        return Answer(data={"extended": 0, "items": len(ids), "bytes": held, "dry_run": True}, lines=[line])
     number = operations.extend_grace(ids, by=options["by"], actor=actor())
-    return Answer(data={"extended": number}, lines=[f"{number} items stay longer."])
+    return Answer(
+        data={"extended": number, "bytes": held}, lines=[f"{number} items, {size(held)} stay longer."]
+    )
 
 
 def manifest(options: Options) -> Answer:

@@ -217,6 +217,10 @@ def _inspection(
     segments: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Inspection:
+    for given in (log, keys, segments):
+        # What somebody names and is not there proves nothing: the audit would seem sound without it.
+        if given is not None and not given.exists():
+            raise AuditUnavailable(f"there is no {given}")
     source = DatabaseSource()
     file = CheckpointLog(log) if log else checkpoint_log()
     ring_path = keys or ring_file(conf().audit_key_file)

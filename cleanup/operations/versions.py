@@ -118,7 +118,8 @@ def put_back(policy: RetentionPolicy, number: int, actor: Actor) -> PolicyVersio
         raise OperationRefused(f"version {number} is the newest already")
     fields = fields_of_version(version)
     if not changes_of(fields_of(policy), fields):
-        raise OperationRefused(f"policy {policy.name!r} says what version {number} says already")
+        same = f"policy {policy.name!r} says what version {number} says already"
+        raise OperationRefused(f"{same}; its mode is no part of that and is set by itself")
     return save_policy(with_fields(policy, fields), actor, note=f"version {number} put back")
 
 

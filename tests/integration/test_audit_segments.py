@@ -224,6 +224,15 @@ def audit_alone(files: AuditFiles, *arguments: Path) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.parametrize("option", ["--segments", "--log", "--keys"])
+def test_a_path_that_is_not_there_is_an_error_and_no_proof(
+    sealed: AuditFiles, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    code, said = command(capsys, "verify", option, sealed.segments / "nowhere")
+    assert code == 2
+    assert "there is no" in said["error"]
+
+
 def test_an_auditor_without_django_verifies_segments_and_proofs(sealed: AuditFiles) -> None:
     auditing.renew_key(AUDITOR)
     auditing.cut_checkpoints(force=True)

@@ -254,7 +254,10 @@ def test_the_commands_order_list_and_carry_out(staging, capsys):
     assert shell(capsys, "orders", "stop", stopped)["state"] == "stopped"
     found = shell(capsys, "orders", "list")["orders"]
     assert [one["state"] for one in found] == ["stopped", "done"]
-    assert shell(capsys, "extend", "--area", "area", "--path", "d1/*", "--by", "1d") == {"extended": 1}
+    assert shell(capsys, "extend", "--area", "area", "--path", "d1/*", "--by", "1d") == {
+        "extended": 1,
+        "bytes": 7,
+    }
     write(staging.root / "d1" / "f1", "younger", age=timedelta(0))
     back = shell(capsys, "restore", "--area", "area", "--rename", "back", "--path", "d1/*")
     assert (back["restored"], back["conflicts"]) == (1, [])

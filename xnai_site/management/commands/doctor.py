@@ -11,6 +11,9 @@ from django.core.management.base import BaseCommand
 
 from xnai_site import checkup
 
+#: Of the column of names, with a gap behind the longest.
+WIDTH = 16
+
 
 class Command(BaseCommand):
     """Run every check; exit code 1 if one has failed."""
@@ -39,6 +42,6 @@ class Command(BaseCommand):
             checkup.WARNING: self.style.WARNING,
             checkup.FAILED: self.style.ERROR,
         }[finding.state]
-        self.stdout.write(f"{style(f'{finding.state:<8}')}{finding.name:<14}{finding.detail}")
+        self.stdout.write(f"{style(f'{finding.state:<8}')}{finding.name:<{WIDTH}}{finding.detail}")
         if finding.mend:
-            self.stdout.write(f"{'':<22}-> {finding.mend}")
+            self.stdout.write(f"{'':<{8 + WIDTH}}-> {finding.mend}")
