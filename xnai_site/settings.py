@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,6 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "django_prometheus",
     "django_structlog",
-    "ninja",
     "xnai_site",
     "bus",
     "cleanup",
@@ -239,6 +239,12 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(VAR_DIR / "static")))
+#: Files of django-ninja, with which the page of the HTTP API shows itself. It is no installed app for their
+#: sake: that would load pydantic into every command and worker.
+STATICFILES_DIRS = [
+    ("ninja", Path(folder, "static", "ninja"))
+    for folder in getattr(find_spec("ninja"), "submodule_search_locations", ())
+]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
