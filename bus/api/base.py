@@ -6,10 +6,12 @@ server is built is in it.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.openapi.docs import Swagger
@@ -47,8 +49,10 @@ class StrictParser(Parser):
 class LocalSwagger(Swagger):
     """The documentation page, from files of this site alone, readable on a telephone and in the dark."""
 
-    template = "bus/api_docs.html"
-    template_cdn = template
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
+        """Return the page; django-ninja's own way asks for itself as an installed app, or for the network."""
+        asked = {**self.settings, "url": self.get_openapi_url(api, kwargs)}
+        return render(request, "bus/api_docs.html", {"swagger_settings": json.dumps(asked)})
 
 
 api = NinjaAPI(
