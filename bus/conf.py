@@ -68,6 +68,14 @@ DEFAULT_TOPICS: tuple[dict[str, Any], ...] = (
         "presence_read": "staff",
     },
     {
+        "pattern": "upload:*",
+        "delivery": "latest",
+        "subscribe": ("token", "staff"),
+        "publish": "server",
+        "history": ("token", "staff"),
+        "presence_read": "staff",
+    },
+    {
         "pattern": "sys:*",
         "delivery": "ephemeral",
         "subscribe": "staff",

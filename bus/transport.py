@@ -5,9 +5,9 @@ offers the application, under `scope["extensions"]["bus.transport"]`: `send_prep
 server frame that goes straight to the operating system while nothing is buffered (a fifth of the cost of the
 usual way); `pending_bytes()`, so that a client that does not read is noticed; and `close(code, reason)`, for
 plain Daphne drops the reason. Besides: ASGI's own extension `websocket.http.response`, a guard against floods
-of pings, a bound to what is read before the application takes it, a listen backlog that outlives a reconnect
-storm, oversize messages refused with 1009, and an orderly end on SIGTERM. The application stays an ordinary
-ASGI application without all this.
+of pings, a bound to what is read before the application takes it (of requests in `bus.bodies`), a listen
+backlog that outlives a reconnect storm, oversize messages refused with 1009, and an orderly end on SIGTERM.
+The application stays an ordinary ASGI application without all this.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
 
+from bus.bodies import BodyFactory, apart
 from bus.protocol.errors import DisconnectCode
 from bus.protocol.limits import MAX_BYTES, TokenBucket
 
@@ -51,6 +52,8 @@ PING_RATE, PING_BURST = 10.0, 50.0
 MAX_MESSAGE = 8 * MAX_BYTES
 #: Messages and bytes of a client that the application has not taken yet; beyond them its socket is not read.
 UNREAD, UNREAD_BYTES = 256, 1_048_576
+#: The same of the body of a request: a hundred uploads at once are to cost little.
+UNREAD_BODY = 131_072
 #: At most so long (s) are the clients told of a shutdown; within so long everything but requests is over; and
 #: so long may those still take. Together below the 10 s after which containers are killed.
 MAX_SPREAD, GRACE, LAST_WORDS = 5.0, 8.0, 1.0
@@ -233,12 +236,14 @@ class Mailbox:
 
     Args:
         transport: of the connection.
+        most: bytes beyond which the socket is not read.
     """
 
-    __slots__ = ("_getter", "_messages", "_size", "_transport", "is_paused")
+    __slots__ = ("_getter", "_messages", "_most", "_size", "_transport", "is_paused")
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, most: int = UNREAD_BYTES) -> None:
         self._transport = transport
+        self._most = most
         self._messages: list[dict[str, Any]] = []
         self._getter: asyncio.Future[None] | None = None
         self._size = 0
@@ -251,7 +256,7 @@ class Mailbox:
         self._size += _size_of(message)
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(None)
-        if not self.is_paused and (self._size > UNREAD_BYTES or len(self._messages) > UNREAD):
+        if not self.is_paused and (self._size > self._most or len(self._messages) > UNREAD):
             self.is_paused = True
             self._pause("pauseProducing")
 
@@ -273,11 +278,11 @@ class Mailbox:
     def _pause(self, how: str) -> None:
         # What Daphne answers HTTP on has no such thing, and needs none: its body is read before.
         if (change := getattr(self._transport, how, None)) is not None:
-            change()
+            apart(change)
 
 
 def _size_of(message: dict[str, Any]) -> int:
-    return len(message.get("text") or message.get("bytes") or b"")
+    return len(message.get("text") or message.get("bytes") or message.get("body") or b"")
 
 
 class BusServer(Server):  # type: ignore[misc]
@@ -285,13 +290,17 @@ class BusServer(Server):  # type: ignore[misc]
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Start the application for a connection; sockets and streams offer it our extensions."""
-        if not isinstance(protocol, BusProtocol):
-            if protocol.channel is not None:
-                scope.setdefault("extensions", {})["bus.stream"] = _stream_extension(protocol)
-            return super().create_application(protocol, scope)
-        scope["extensions"] = {"bus.transport": protocol.extension(), "websocket.http.response": {}}
+        if isinstance(protocol, BusProtocol):
+            scope["extensions"] = {"bus.transport": protocol.extension(), "websocket.http.response": {}}
+            return self._start(protocol, scope, Mailbox(protocol.transport))
+        if protocol.channel is not None:
+            scope.setdefault("extensions", {})["bus.stream"] = _stream_extension(protocol)
+            if getattr(protocol, "is_streamed", False):
+                return self._start(protocol, scope, Mailbox(protocol.channel.transport, UNREAD_BODY))
+        return super().create_application(protocol, scope)
+
+    def _start(self, protocol: Any, scope: dict[str, Any], mailbox: Mailbox) -> Mailbox:
         scope.setdefault("asgi", {"version": "3.0"})
-        mailbox = Mailbox(protocol.transport)
         send = partial(self.handle_reply, protocol)
         application = self.application(scope=scope, receive=mailbox.get, send=send)
         self.connections[protocol]["application_instance"] = asyncio.ensure_future(application)
@@ -389,7 +398,7 @@ class BusCommandLine(CommandLineInterface):  # type: ignore[misc]
 def main(arguments: list[str]) -> None:
     """Run the server."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
-    daphne.server.WebSocketFactory = BusFactory
+    daphne.server.WebSocketFactory, daphne.server.HTTPFactory = BusFactory, BodyFactory
     build = daphne.cli.build_endpoint_description_strings
 
     def with_backlog(**words: Any) -> list[str]:

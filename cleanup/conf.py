@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.core.signals import setting_changed
+
+#: The broker delivers a task again that was not acknowledged for so long (CELERY_BROKER_TRANSPORT_OPTIONS).
+_REDELIVERY = timedelta(minutes=10)
+
+
+_PIPELINE_AREAS = {name: name for name in ("incoming", "extracted", "distilled", "rejected")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +57,45 @@ class CleanupSettings:
     audit_keep: timedelta | None = None
     #: An orphan is one only if it was seen twice, at least this far apart.
     orphan_sighting_gap: timedelta = timedelta(hours=24)
+    #: Bytes of the largest file that is staged.
+    upload_max_size: int = 1 << 30
+    #: Extensions that are taken; empty = all that are known. `*` stands for these, another is added to them.
+    upload_types: tuple[str, ...] = ()
+    #: Bytes of the largest part of an upload.
+    upload_part_size: int = 8 << 20
+    #: An upload that got no byte for this long is over.
+    upload_lifetime: timedelta = timedelta(hours=24)
+    #: Uploads that one uploader may have open at a time.
+    upload_max_open: int = 200
+    #: Bytes that one uploader may announce within 24 hours.
+    upload_daily_bytes: int = 20 << 30
+    #: Uploads that one uploader may begin within a minute.
+    upload_rate: int = 600
+    #: The area of an upload that names none; empty = each has to name one.
+    upload_area: str = ""
+    #: For so long the body of a request may be slower than `upload_slowest` (bytes a second).
+    upload_patience: timedelta = timedelta(seconds=20)
+    upload_slowest: int = 4_096
+    #: Networks that sources may be fetched from although they are private, such as `10.1.0.0/16`.
+    source_networks: tuple[str, ...] = ()
+    #: One fetch of a source takes no longer than this; below the time after which a task comes again.
+    source_timeout: timedelta = timedelta(minutes=5)
+    #: A source that sends nothing for this long is given up until next time; below `run_lease`.
+    source_idle_timeout: timedelta = timedelta(seconds=30)
+
+    #: Areas whose new files go through the pipeline by themselves.
+    pipeline_auto: tuple[str, ...] = ()
+    #: The areas of its steps: what is there to begin with, and what came of it.
+    pipeline_areas: Mapping[str, str] = field(default_factory=lambda: dict(_PIPELINE_AREAS))
+    #: Bytes of the largest file of which text is extracted.
+    pipeline_max_bytes: int = 16 << 20
+    #: The pause after the first failure of something that it needs; it doubles with each.
+    pipeline_pause: timedelta = timedelta(seconds=10)
+    #: The collection of Qdrant that holds its points.
+    pipeline_collection: str = "distilled"
+    #: Where the status of a task is told, as the verifier `redis_task` asks for it, and for how long.
+    pipeline_status_key: str = "task:{task_id}:status"
+    pipeline_status_life: timedelta = timedelta(days=365)
 
 
 @lru_cache(maxsize=1)
@@ -57,11 +104,14 @@ def conf() -> CleanupSettings:
     given: dict[str, Any] = {name.lower(): value for name, value in getattr(settings, "CLEANUP", {}).items()}
     if "forbidden_paths" in given:
         given["forbidden_paths"] = tuple(Path(path) for path in given["forbidden_paths"])
-    if "verifier_hosts" in given:
-        given["verifier_hosts"] = tuple(given["verifier_hosts"])
+    for name in ("verifier_hosts", "upload_types", "source_networks", "pipeline_auto"):
+        if name in given:
+            given[name] = tuple(given[name])
     for name in ("audit_key_file", "audit_log_file"):
         if name in given:
             given[name] = Path(given[name])
+    if "pipeline_areas" in given:
+        given["pipeline_areas"] = {**_PIPELINE_AREAS, **given["pipeline_areas"]}
     return CleanupSettings(**given)
 
 
@@ -85,6 +135,46 @@ def problems() -> list[str]:
         )
     if conf().qdrant_url and not conf().qdrant_url.startswith(("http://", "https://", "file:///")):
         found.append("CLEANUP['QDRANT_URL'] begins with http://, https:// or file:///.")
+    return found + _upload_problems() + _source_problems() + _pipeline_problems()
+
+
+def _upload_problems() -> list[str]:
+    numbers = ("max_size", "part_size", "max_open", "daily_bytes", "rate", "slowest")
+    names = [f"upload_{name}" for name in numbers]
+    found = [f"CLEANUP[{name.upper()!r}] must be at least 1." for name in names if getattr(conf(), name) < 1]
+    for name in ("upload_lifetime", "upload_patience"):
+        if getattr(conf(), name) <= timedelta(0):
+            found.append(f"CLEANUP[{name.upper()!r}] must be above zero.")
+    return found
+
+
+def _source_problems() -> list[str]:
+    found = []
+    for text in conf().source_networks:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            found.append(f"CLEANUP['SOURCE_NETWORKS']: {error}.")
+    if not timedelta(0) < conf().source_idle_timeout < conf().run_lease:
+        found.append("CLEANUP['SOURCE_IDLE_TIMEOUT'] must be above zero and below RUN_LEASE.")
+    if not timedelta(0) < conf().source_timeout < _REDELIVERY:
+        found.append("CLEANUP['SOURCE_TIMEOUT'] must be above zero and below 10 minutes.")
+    return found
+
+
+def _pipeline_problems() -> list[str]:
+    found = []
+    if unknown := sorted(set(conf().pipeline_areas) - set(_PIPELINE_AREAS)):
+        found.append(f"CLEANUP['PIPELINE_AREAS']: the pipeline has no step {unknown[0]!r}.")
+    if len(set(conf().pipeline_areas.values())) < len(_PIPELINE_AREAS):
+        found.append("CLEANUP['PIPELINE_AREAS'] must name four different areas.")
+    if "{task_id}" not in conf().pipeline_status_key:
+        found.append("CLEANUP['PIPELINE_STATUS_KEY'] must have a {task_id}.")
+    if conf().pipeline_max_bytes < 1:
+        found.append("CLEANUP['PIPELINE_MAX_BYTES'] must be at least 1.")
+    for name in ("pipeline_pause", "pipeline_status_life"):
+        if getattr(conf(), name) <= timedelta(0):
+            found.append(f"CLEANUP[{name.upper()!r}] must be above zero.")
     return found
 
 

@@ -23,6 +23,8 @@ from cleanup.models import (
     CleanupTotal,
     ItemState,
     StagingArea,
+    Upload,
+    UploadState,
     VerifierTotal,
 )
 from cleanup.operations import usage
@@ -50,6 +52,7 @@ class CleanupCollector(Collector):
         yield _forecast(now)
         yield from _audit()
         yield _orphans()
+        yield _uploads()
 
 
 def _totals() -> Iterator[Metric]:
@@ -131,6 +134,14 @@ def _orphans() -> Metric:
     )
     for area, kind, count in counts():
         family.add_metric([area, kind], count)
+    return family
+
+
+def _uploads() -> Metric:
+    family = GaugeMetricFamily("staging_uploads", "Uploads by where they stand.", labels=["state"])
+    counts = dict(Upload.objects.order_by().values_list("state").annotate(Count("pk")))
+    for state in UploadState.values:
+        family.add_metric([state], counts.get(state, 0))
     return family
 
 

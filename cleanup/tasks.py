@@ -32,6 +32,7 @@ from cleanup.operations import (
 from cleanup.operations.purging import has_due, purge_due
 from cleanup.operations.restoring import is_waiting
 from cleanup.operations.runs import send, wake
+from cleanup.staging import content, pipeline, sources, uploads
 from cleanup.stores import jobs
 from cleanup.stores.leases import WORKING_STATES
 from cleanup.stores.sql import database_now
@@ -53,6 +54,9 @@ def tick() -> None:
     previews.forget_previews(now)
     for order_id in orders.abandoned_orders(now):
         send(orders.TASK, str(order_id))
+    for pipeline_job in pipeline.due(now):
+        send(pipeline.TASK, str(pipeline_job))
+    pipeline.forget_jobs(now)
 
 
 @shared_task(name="cleanup.tasks.continue_run")
@@ -83,6 +87,12 @@ def order(order_id: str) -> None:
 def preview(preview_id: str) -> None:
     """Say what a policy would do. If somebody else is at it, or it is over, nothing is done."""
     previews.carry_out_preview(UUID(preview_id))
+
+
+@shared_task(name=pipeline.TASK)
+def distil(job_id: str) -> None:
+    """Take a file through the pipeline. If somebody else is at it, or it is through, nothing is done."""
+    pipeline.carry_out(UUID(job_id))
 
 
 @shared_task(name="cleanup.tasks.purge")
@@ -125,6 +135,20 @@ def measure() -> None:
     measuring.measure_due()
 
 
+@shared_task(name="cleanup.tasks.tend_uploads")
+def tend_uploads() -> None:
+    """End uploads that got no byte in their time, and go on with those whose process has died."""
+    now = database_now()
+    uploads.expire(now)
+    uploads.recover(now)
+
+
+@shared_task(name="cleanup.tasks.forget_contents")
+def forget_contents() -> None:
+    """Remove contents to which no row refers any more."""
+    content.forget_contents()
+
+
 @shared_task(name=looking.TASK)
 def look_for_orphans(area_id: str, actor: str, kind: str) -> None:
     """Look at an area because somebody asked for it. If it is gone meanwhile, nothing is done."""
@@ -142,7 +166,21 @@ def measure_area(area_id: str) -> None:
         measuring.measure_area(area, now=now, limit=conf().slice_length)
 
 
+@shared_task(name="cleanup.tasks.tick_sources")
+def tick_sources() -> None:
+    """Queue the sources that are due, and wake workers for them."""
+    for key in sources.tick(database_now()):
+        sources.wake(key)
+
+
+@shared_task(name=sources.TASK)
+def refresh_source(key: str) -> None:
+    """Ask a source for news. If somebody else is at it, or nobody waits for it, nothing is done."""
+    sources.refresh(int(key))
+
+
 @worker_ready.connect
 def recover_first(**_: Any) -> None:
     """Have the new worker's pool recover: forks must not share a connection that this process opened."""
     send("cleanup.tasks.recover")
+    send("cleanup.tasks.tend_uploads")

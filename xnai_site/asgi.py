@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP to Django, WebSockets and event streams to the bus.
+"""The ASGI application: HTTP to Django, bodies of uploads to their views, the rest to the bus.
 
 It names no server: Daphne serves it by default, any other ASGI server can.
 """
@@ -15,8 +15,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "xnai_site.settings")
 http_application = get_asgi_application()
 
 from bus.doors.routing import websocket_urlpatterns, with_streams  # noqa: E402  (needs the app registry that the line above fills)
+from cleanup.staging.bodies import with_bodies  # noqa: E402
 from xnai_site import urls  # noqa: E402, F401  (here, or the first who asks would wait for the pages to load)
 
 application = ProtocolTypeRouter(
-    {"http": with_streams(http_application), "websocket": URLRouter(websocket_urlpatterns)}
+    {"http": with_streams(with_bodies(http_application)), "websocket": URLRouter(websocket_urlpatterns)}
 )

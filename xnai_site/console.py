@@ -110,7 +110,12 @@ _NAVIGATION = [
         },
         _item("Audit", "verified_user", "cleanup.auditentry"),
     ),
-    _group("Staging", _item("Files", "draft", "cleanup.stagedfile")),
+    _group(
+        "Staging",
+        _item("Files", "draft", "cleanup.stagedfile"),
+        _item("Uploads", "upload", "cleanup.upload"),
+        _item("Sources", "cloud_download", "cleanup.source"),
+    ),
     _group("Schedule", _item("Periodic tasks", "schedule", "django_celery_beat.periodictask")),
     _group("People", _item("Users", "person", "auth.user"), _item("Roles", "group", "auth.group")),
 ]
@@ -174,6 +179,7 @@ UNFOLD: dict[str, Any] = {
         _static("bus/console/preview.css"),
         _static("bus/console/trash.css"),
         _static("bus/console/areas.css"),
+        _static("bus/console/uploads.css"),
     ],
     "COLORS": {"primary": _PRIMARY},
     "BORDER_RADIUS": "6px",

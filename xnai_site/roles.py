@@ -23,12 +23,19 @@ ROLES = (VIEWER, OPERATOR, ADMIN)
 
 #: Apps whose rows a viewer may look at. People and groups are for admins.
 _SEEN = ("bus", "cleanup", "django_celery_beat")
-#: What an operator may besides the changes: rows made by a form, and events published.
-_OPERATOR_MAY = (("cleanup", "add_hold"), ("bus", "publish_topic"))
+#: What an operator may besides the changes: rows made by a form, events published, files sent and fetched.
+_OPERATOR_MAY = (
+    ("cleanup", "add_hold"),
+    ("bus", "publish_topic"),
+    ("cleanup", "add_upload"),
+    ("cleanup", "download_stagedfile"),
+)
+#: Of those, what changes nothing and comes with no model, and its name.
+_MADE_HERE = {("cleanup", "download_stagedfile"): "Download: staged file"}
 #: Rows that an admin makes and changes by forms. The rest is written by the system alone.
 _ADMIN_WRITES = {
     "bus": ("add_apikey", "add_tokenrevocation"),
-    "cleanup": ("add_stagingarea", "add_retentionpolicy", "change_retentionpolicy"),
+    "cleanup": ("add_stagingarea", "add_retentionpolicy", "change_retentionpolicy", "add_source"),
     "django_celery_beat": ("add_", "change_", "delete_"),
     "auth": ("view_", "add_", "change_", "delete_"),
 }
@@ -66,6 +73,8 @@ def ensure_roles() -> dict[str, Group]:
         content_type__app_label__in=_SEEN, codename__startswith="view_"
     )
     for app, codename in _OPERATOR_MAY:
+        if name := _MADE_HERE.get((app, codename)):
+            _made(app, codename, name)
         granted[OPERATOR].append(Permission.objects.get(content_type__app_label=app, codename=codename))
     for app, prefixes in _ADMIN_WRITES.items():
         found = Permission.objects.filter(content_type__app_label=app)
@@ -78,10 +87,14 @@ def ensure_roles() -> dict[str, Group]:
 def _permission(page: ConsoleAdmin, change: Change) -> Permission:
     """The permission of a change; made here, since it belongs to a page and not to a model's migration."""
     app, codename = change.permission.split(".")
+    return _made(app, codename, f"{change.label}: {page.opts.verbose_name}")
+
+
+def _made(app: str, codename: str, name: str) -> Permission:
     permission, _ = Permission.objects.get_or_create(
         content_type=ContentType.objects.get(app_label=app, model=codename.rpartition("_")[2]),
         codename=codename,
-        defaults={"name": f"{change.label}: {page.opts.verbose_name}"},
+        defaults={"name": name},
     )
     return permission
 

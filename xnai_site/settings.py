@@ -206,6 +206,21 @@ CELERY_BEAT_SCHEDULE = {
     },
     "cleanup: tick": {"task": "cleanup.tasks.tick", "schedule": 30.0, "options": {"expires": 30}},
     "cleanup: measure": {"task": "cleanup.tasks.measure", "schedule": 60.0, "options": {"expires": 60}},
+    "cleanup: uploads": {
+        "task": "cleanup.tasks.tend_uploads",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
+    "cleanup: contents": {
+        "task": "cleanup.tasks.forget_contents",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "cleanup: sources": {
+        "task": "cleanup.tasks.tick_sources",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "cleanup: audit": {"task": "cleanup.tasks.audit", "schedule": 60.0, "options": {"expires": 60}},
 }
 #: Beat looks for changes of the schedule this often (s); its default of 5 min would hide a change in admin.
@@ -248,6 +263,11 @@ STATICFILES_DIRS = [
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+    # Contents outside of areas; `cleanup.staging.storage` says what another backend would have to promise.
+    "staging": {
+        "BACKEND": "cleanup.staging.storage.ContentFiles",
+        "OPTIONS": {"location": str(VAR_DIR / "contents")},
+    },
 }
 WHITENOISE_USE_FINDERS = DEBUG
 
@@ -366,6 +386,8 @@ CLEANUP: dict[str, Any] = {
     "VERIFIER_HOSTS": env.list("CLEANUP_VERIFIER_HOSTS", default=[]),
     "QDRANT_URL": env.str("CLEANUP_QDRANT_URL", default=""),
     "QDRANT_API_KEY": env.str("CLEANUP_QDRANT_API_KEY", default=""),
+    "PIPELINE_AUTO": env.list("CLEANUP_PIPELINE_AUTO", default=[]),
+    "SOURCE_NETWORKS": env.list("CLEANUP_SOURCE_NETWORKS", default=[]),
     #: What signs the checkpoints of the audit, and the file outside the database that holds them.
     "AUDIT_KEY_FILE": Path(env.str("CLEANUP_AUDIT_KEY_FILE", default=str(VAR_DIR / "audit_key"))),
     "AUDIT_LOG_FILE": Path(

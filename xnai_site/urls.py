@@ -13,7 +13,7 @@ from django.urls import include, path
 from django.views.decorators.http import require_safe
 
 from cleanup.admin.explain import explain_page
-from xnai_site import health, overview
+from xnai_site import health, overview, uploads
 
 
 @require_safe
@@ -30,5 +30,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("healthz/full", health.full, name="healthz-full"),
     path("favicon.ico", favicon, name="favicon"),
+    *uploads.urls,
     path("", include("bus.urls")),
 ]

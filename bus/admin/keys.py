@@ -24,7 +24,8 @@ from bus.protocol.errors import BusError
 
 _SCOPES = (
     "One a line: publish, publish:agent, publish:task, publish:broadcast. None: it may only read. For "
-    "operators: read:connections, manage:connections, manage:tokens, manage:topics (docs/http.md)."
+    "operators: read:connections, manage:connections, manage:tokens, manage:topics (docs/http.md). "
+    "To upload files: upload (docs/staging.md)."
 )
 _PATTERNS = "One a line, such as task:*. None: every topic that its scopes and the rules allow."
 

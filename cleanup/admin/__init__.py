@@ -18,7 +18,9 @@ from cleanup.admin import (
     policies,
     previews,
     runs,
+    sources,
     trash,
+    uploads,
     verifiers,
     versions,
 )
@@ -34,7 +36,9 @@ __all__ = [
     "policies",
     "previews",
     "runs",
+    "sources",
     "trash",
+    "uploads",
     "verifiers",
     "versions",
 ]

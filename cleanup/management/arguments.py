@@ -10,7 +10,7 @@ from typing import Any
 
 from cleanup.engine.errors import PolicyInvalid
 from cleanup.engine.policy import parse_age
-from cleanup.models import CatchUp, Mode, OrderBy, Rule, Unit
+from cleanup.models import CatchUp, JobState, Mode, OrderBy, Rule, Unit, UploadState
 
 
 def age(text: str) -> timedelta:
@@ -72,6 +72,11 @@ def declare(parser: ArgumentParser) -> None:
     _verifiers(_group(verbs, "verifiers", "those whom policies ask"))
     _audit(_group(verbs, "audit", "who did what"))
     _orphans(verbs)
+    _uploads(verbs, _group(verbs, "uploads", "files on their way in"))
+    _files(_group(verbs, "files", "staged files"))
+    _sources(_group(verbs, "sources", "addresses that are asked for news"))
+    _results(_group(verbs, "results", "results of tasks that expire"))
+    _pipeline(_group(verbs, "pipeline", "staged files on their way to text, chunks and points"))
     _bench(verbs)
     _systemd(verbs)
     _daemon(verbs)
@@ -310,6 +315,73 @@ def _orphans(verbs: Any) -> None:
         "--register", metavar="GLOB", help="make rows of the files that were seen without one"
     )
     orphans.add_argument("--limit", type=count, default=20, metavar="N", help="list the first N of each kind")
+
+
+def _uploads(verbs: Any, what: Any) -> None:
+    listed = _verb(what, "list", "uploads, the newest first")
+    listed.add_argument("--state", choices=UploadState.values, help="only these")
+    listed.add_argument("--limit", type=count, default=50, metavar="N", help="at most N; default 50")
+    terminate = _verb(what, "terminate", "give anybody's upload up; its bytes go", dry_run=True)
+    terminate.add_argument("id", metavar="ID")
+    _verb(what, "expire", "end those that got no byte in time, go on with what was interrupted", dry_run=True)
+    stage = _verb(verbs, "stage", "copy a file of this host into an area, with its row", dry_run=True)
+    stage.add_argument("area", metavar="AREA")
+    stage.add_argument("file", metavar="FILE")
+    stage.add_argument("--name", default="", help="what it is called; default its own name")
+    stage.add_argument("--task-id", default="", metavar="TASK", help="what it is for")
+
+
+def _files(what: Any) -> None:
+    get = _verb(what, "get", "copy a staged file out of its area; nothing is overwritten")
+    get.add_argument("key", type=count, metavar="N", help="key of its row")
+    get.add_argument("--to", type=Path, required=True, metavar="FILE", help="where the copy goes")
+
+
+def _results(what: Any) -> None:
+    listed = _verb(what, "list", "the results in an area")
+    listed.add_argument("area")
+    listed.add_argument("--limit", type=count, default=100, metavar="N", help="the first N; default 100")
+    show = _verb(what, "show", "one result, and a page of its entries")
+    show.add_argument("area")
+    show.add_argument("task")
+    show.add_argument("--page", type=count, default=1, metavar="N", help="default 1")
+    show.add_argument("--size", type=count, default=20, metavar="N", help="entries of a page; default 20")
+
+
+def _pipeline(what: Any) -> None:
+    run = _verb(what, "run", "take staged files through the pipeline", dry_run=True)
+    run.add_argument("what_to_run", metavar="FILE", help="its key, or an area: what was never queued there")
+    run.add_argument("--queue", action="store_true", help="hand it to the worker")
+    listed = _verb(what, "list", "the jobs of the pipeline, the newest first")
+    listed.add_argument("--state", choices=JobState.values, help="only these")
+    listed.add_argument("--limit", type=count, default=50, metavar="N", help="at most N; default 50")
+
+
+def _sources(what: Any) -> None:
+    listed = _verb(what, "list", "all sources, when each is due, and what is wrong with it")
+    listed.add_argument("--removed", action="store_true", help="also those that were removed")
+    add = _verb(what, "add", "have an address asked for news", dry_run=True)
+    add.add_argument("name")
+    add.add_argument("url")
+    add.add_argument("--area", required=True, help="where what is new becomes a file")
+    add.add_argument("--interval", type=age, metavar="AGE", help="between two looks; default 1d")
+    change = _verb(what, "change", "ask another address, or at another interval", dry_run=True)
+    change.add_argument("name")
+    change.add_argument("--url", help="asked from now on")
+    change.add_argument("--interval", type=age, metavar="AGE", help="between two looks")
+    refresh = _verb(
+        what, "refresh", "ask now; 0 new or unchanged, 1 failed or another is at it", dry_run=True
+    )
+    refresh.add_argument("name", nargs="?")
+    refresh.add_argument("--due", action="store_true", help="all that are due")
+    refresh.add_argument("--queue", action="store_true", help="have a worker do it")
+    for name, text in (
+        ("enable", "ask a source again"),
+        ("disable", "ask a source no more"),
+        ("remove", "soft-delete a source; its files stay"),
+        ("restore", "bring a removed source back"),
+    ):
+        _verb(what, name, text, dry_run=True).add_argument("name")
 
 
 def _bench(verbs: Any) -> None:

@@ -19,6 +19,7 @@ from cleanup.models import (
 )
 from cleanup.operations import auditing, orders, previews, schedule, usage
 from cleanup.operations.purging import count_due
+from cleanup.staging import uploads
 from cleanup.stores.sql import database_now
 
 Options = dict[str, Any]
@@ -105,12 +106,14 @@ def tick(options: Options) -> Answer:
     for order_id in orders.abandoned_orders(now):
         orders.carry_out_order(order_id)
     previews.tend_previews(now)
+    expired, finished = uploads.expire(now), uploads.recover(now)
     purged = operations.purge_due()
     tended = auditing.tend(conf().slice_length)
     data = {
         "started": [str(run) for run in done.started], "resumed": [str(run) for run in done.reaped],
         "expired": done.expired, "recovered": done.recovered, "rows_purged": done.rows_purged,
         "purged": purged.purged, "bytes": purged.bytes, "sealed": tended.sealed,
+        "uploads_expired": expired, "uploads_recovered": finished,
     }  # fmt: skip
     lines = [f"{name}: {len(value) if isinstance(value, list) else value}" for name, value in data.items()]
     return Answer(data=data, lines=lines, code=SOME_SKIPPED if purged.errors else DONE)

@@ -51,6 +51,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='stagedfile',
+            name='superseded_at',
+            field=models.DateTimeField(blank=True, editable=False, null=True),
+        ),
+        migrations.AddField(
+            model_name='stagedfile',
             name='version',
             field=models.PositiveIntegerField(blank=True, null=True),
         ),
@@ -148,10 +153,43 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='upload',
+            index=models.Index(fields=['uploader', 'created_at'], name='cleanup_upload_lately'),
+        ),
+        migrations.AddIndex(
+            model_name='upload',
             index=models.Index(fields=['-created_at', 'id'], name='cleanup_upload_newest'),
         ),
         migrations.AddConstraint(
             model_name='upload',
             constraint=models.CheckConstraint(condition=models.Q(('offset__gte', 0), ('offset__lte', models.F('size'))), name='cleanup_upload_offset'),
+        ),
+        migrations.CreateModel(
+            name='PipelineJob',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('state', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('done', 'done'), ('refused', 'refused'), ('failed', 'failed'), ('stopped', 'stopped')], default='queued', max_length=10)),
+                ('actor', models.CharField(max_length=150)),
+                ('actor_kind', models.CharField(default='user', max_length=16)),
+                ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
+                ('finished_at', models.DateTimeField(blank=True, null=True)),
+                ('message', models.CharField(blank=True, max_length=500)),
+                ('stop_requested', models.BooleanField(default=False)),
+                ('lease_owner', models.CharField(blank=True, max_length=120)),
+                ('lease_until', models.DateTimeField(blank=True, null=True)),
+                ('raw', models.BigIntegerField(unique=True)),
+                ('name', models.CharField(max_length=255)),
+                ('task_id', models.CharField(db_index=True, max_length=200)),
+                ('extracted', models.BigIntegerField(blank=True, null=True)),
+                ('distilled', models.BigIntegerField(blank=True, null=True)),
+                ('rejected', models.BigIntegerField(blank=True, null=True)),
+                ('points', models.PositiveIntegerField(blank=True, null=True)),
+                ('attempts', models.PositiveSmallIntegerField(default=0)),
+                ('failures', models.PositiveIntegerField(default=0)),
+                ('next_at', models.DateTimeField(blank=True, null=True)),
+            ],
+            options={
+                'ordering': ['-created_at'],
+                'indexes': [models.Index(fields=['state', 'next_at'], name='cleanup_pipeline_due')],
+            },
         ),
     ]

@@ -13,6 +13,7 @@ from cleanup.models.console import (
     VerifierCheck,
 )
 from cleanup.models.items import CleanupItem, CleanupTotal, ItemState, OrphanBatch, StagedFile, VerifierTotal
+from cleanup.models.pipeline import PipelineJob
 from cleanup.models.policies import CatchUp, Mode, OrderBy, PolicyVersion, RetentionPolicy, Rule, Unit
 from cleanup.models.runs import ACTIVE_STATES, CleanupRun, PlanBatch, RunState
 from cleanup.models.staging import Source, SourceState, StagedContent, Upload, UploadState
@@ -35,6 +36,7 @@ __all__ = [
     "OrderBy",
     "OrderVerb",
     "OrphanBatch",
+    "PipelineJob",
     "PlanBatch",
     "PolicyPreview",
     "PolicyVersion",

@@ -166,6 +166,8 @@ class StagedFile(SoftDeleteModel):
         Source, on_delete=models.SET_NULL, null=True, blank=True, related_name="files", db_index=False
     )
     version = models.PositiveIntegerField(null=True, blank=True)
+    #: When a newer version of its source was staged; empty for the newest, and for what has no source.
+    superseded_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: Key of the file that it was made of, which may be gone by now. No reference: rows of files are purged
     #: by the hundred thousand, and what refers to them would have to be looked up each time.
     origin = models.BigIntegerField(null=True, blank=True)

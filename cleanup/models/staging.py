@@ -61,7 +61,7 @@ class Upload(models.Model):
     size = models.BigIntegerField()
     #: Bytes that are on disk and synced: what was acknowledged, and where the next part begins.
     offset = models.BigIntegerField(default=0)
-    #: What the uploader says it is, hexadecimal; empty = nothing was said.
+    #: What the uploader says it is, hexadecimal; empty = nothing was said. What it is, once all is there.
     sha256 = models.CharField(max_length=64, blank=True)
     #: Upload-Metadata as it was sent, to be given back.
     metadata = models.TextField(blank=True)
@@ -85,6 +85,8 @@ class Upload(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["state", "expires_at"], name="cleanup_upload_due"),
             models.Index(fields=["uploader", "state"], name="cleanup_upload_mine"),
+            # What one uploader has begun within a minute and announced within a day.
+            models.Index(fields=["uploader", "created_at"], name="cleanup_upload_lately"),
             models.Index(fields=["-created_at", "id"], name="cleanup_upload_newest"),
         ]
         constraints: ClassVar = [

@@ -18,7 +18,17 @@ from cleanup.engine.area import AreaHandle, marker_uuid, open_area, unregister_a
 from cleanup.engine.errors import AreaRefused
 from cleanup.engine.shelf import clear_trash, is_empty
 from cleanup.engine.states import ItemState
-from cleanup.models import ACTIVE_STATES, CleanupItem, CleanupRun, PlanBatch, RetentionPolicy, StagingArea
+from cleanup.models import (
+    ACTIVE_STATES,
+    CleanupItem,
+    CleanupRun,
+    PlanBatch,
+    RetentionPolicy,
+    StagedContent,
+    StagingArea,
+    Upload,
+    UploadState,
+)
 from cleanup.operations.areas import check_path, locked, opened
 from cleanup.operations.outcomes import OperationRefused, RunActive
 from cleanup.operations.runs import stop
@@ -30,6 +40,8 @@ from cleanup.stores.sql import database_now
 _IN_TRASH = Q(
     state__in=[ItemState.TRASHED, ItemState.PURGE_INTENT, ItemState.RESTORING, ItemState.ERROR]
 ) & ~Q(trash_id="")
+
+_UNDER_WAY = (UploadState.OPEN, UploadState.FINISHING)
 
 
 def set_enabled(area: StagingArea, enabled: bool, actor: Actor) -> StagingArea:
@@ -142,6 +154,9 @@ def _forget(area: StagingArea, actor: Actor, *, dry_run: bool) -> None:
             CleanupItem.objects.filter(area=area).delete()
             CleanupRun.objects.filter(area=area).delete()
             RetentionPolicy.objects.filter(area=area).delete()
+            # Those that are over tell of the past alone; one that is open still wants the area.
+            Upload.objects.filter(area=area).exclude(state__in=_UNDER_WAY).delete()
+            StagedContent.objects.filter(area=area, files__isnull=True).delete()
             _write(area, "area_removed", actor, uuid=str(area.uuid), directory=area.path)
             StagingArea.objects.filter(pk=area.pk).delete()
             transaction.set_rollback(dry_run)

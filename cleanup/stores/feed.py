@@ -75,12 +75,13 @@ def _tell_all(topic: str, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 def tell(topic: str, event_type: str, data: dict[str, Any]) -> None:
     """Publish one event now; a bus in trouble is logged and changes nothing."""
-    with _harmless(topic, event_type):
+    with harmless(topic, event_type):
         publish(topic, event_type, data, tags={"key": event_type})
 
 
 @contextmanager
-def _harmless(topic: str, event_type: str) -> Iterator[None]:
+def harmless(topic: str, event_type: str) -> Iterator[None]:
+    """Log what goes wrong with the bus within, and go on."""
     try:
         yield
     except TopicEnded:
@@ -124,6 +125,6 @@ class JobFeed:
             data: with the job's last `state`.
         """
         event_type, status = f"{self._kind}.finished", _ENDS.get(str(data["state"]), "failed")
-        with _harmless(self._topic, event_type), transaction.atomic():
+        with harmless(self._topic, event_type), transaction.atomic():
             publish(self._topic, event_type, data, tags={"key": event_type})
             end(self._topic, status, {**data, "status": status})

@@ -32,7 +32,7 @@ from tests.harness import ROOT
 from tests.servers import PATIENCE
 
 HERE = Path(__file__).resolve().parent
-NODE_FILES = ("package.json", "package-lock.json", ".npmrc", "client.mjs")
+NODE_FILES = ("package.json", "package-lock.json", ".npmrc", "client.mjs", "tus.mjs")
 
 
 class Refused(Exception):
@@ -151,9 +151,10 @@ class StockClient:
 
 
 def _command(sdk: str) -> list[str]:
-    if sdk == "python":
-        return [sys.executable, str(HERE / "python_client.py")]
-    return [_node(), str(_node_folder() / "client.mjs")]
+    if sdk in ("python", "tuspy"):
+        return [sys.executable, str(HERE / f"{sdk}_client.py")]
+    program = "tus.mjs" if sdk == "tus-js-client" else "client.mjs"
+    return [_node(), str(_node_folder() / program)]
 
 
 def _node() -> str:

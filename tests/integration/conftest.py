@@ -17,6 +17,7 @@ from bus.log import threads
 from tests.auditing import AuditFiles, write
 from tests.harness import Site
 from tests.integration import console_rows
+from tests.web import LOOPBACK, Web
 
 # Tests ask for the pages of the console before they have asked for an address, with which they are loaded.
 admin.autodiscover()
@@ -61,6 +62,19 @@ def sealed(files: AuditFiles) -> AuditFiles:
     write(33)
     assert len(files.cut()) == 3
     return files
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A web server whose answers are the test's own."""
+    with Web() as started:
+        yield started
+
+
+@pytest.fixture
+def nearby(settings: Any) -> None:
+    """Sources on this machine may be fetched."""
+    settings.CLEANUP = {**settings.CLEANUP, "SOURCE_NETWORKS": LOOPBACK}
 
 
 @pytest.fixture

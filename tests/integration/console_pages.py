@@ -22,6 +22,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from bus.console import Change, ConsoleAdmin
 from bus.models import Topic
+from cleanup.models import Upload
 
 #: Names of arguments that are the key of a row.
 KEYS = {"object_id", "pk", "id"}
@@ -30,6 +31,7 @@ ARGUMENTS: dict[str, Callable[[], list[str]]] = {
     "topic": lambda: list(Topic.objects.values_list("name", flat=True)[:1]),
     "app_label": lambda: ["bus", "cleanup"],
     "content_type_id": lambda: ["1"],
+    "upload_id": lambda: list(map(str, Upload.objects.filter(state="open").values_list("pk", flat=True)[:1])),
     "object_id": lambda: ["1"],
     "url": lambda: ["nowhere"],
     "name": lambda: ["nothing"],

@@ -28,11 +28,16 @@ from cleanup.models import (
     OrphanBatch,
     PolicyPreview,
     RetentionPolicy,
+    Source,
     StagedFile,
+    Upload,
+    UploadState,
     UsageSample,
     VerifierCheck,
 )
 from cleanup.operations import orders, previews
+from cleanup.staging import sources
+from cleanup.staging.content import Incoming, stage_bytes
 from tests.retention import ANNA, DAY, Staging, write
 from xnai_site.roles import ROLES, ensure_roles
 
@@ -115,8 +120,10 @@ def cleanup_rows(root: Path) -> Staging:
     staging.run(policy)
     operations.hold(staging.area, "legal/**", None, "asked for", ANNA)
     orders.order(OrderVerb.EXTEND, {"area": "staged"}, actor=ANNA, by=DAY)
+    staging_rows(staging)
     preview_row(policy)
     registry_rows(staging)
+    source_rows(staging)
     assert set(CleanupRun.objects.values_list("state", flat=True)) == {"done", "awaiting_approval"}
     return staging
 
@@ -148,6 +155,32 @@ def registry_rows(staging: Staging) -> None:
     for days in (2, 3):
         at = now.replace(second=0, microsecond=0) - days * DAY
         UsageSample.objects.create(area=staging.area, at=at, used_bytes=days * 10**9, total_bytes=10**10)
+
+
+def staging_rows(staging: Staging) -> None:
+    """The same bytes staged twice, a file that was made of them, and an upload in each state."""
+    raw, made = b'{"pages": 3}', b"three pages"
+    first, _ = (
+        stage_bytes(staging.area, raw, Incoming(name=name, uploader="key:importer", task_id="t2"), ANNA)
+        for name in ("report.json", "report of the second quarter.json")
+    )
+    stage_bytes(staging.area, made, Incoming(name="report.txt", task_id="t2", origin=first.pk), ANNA)
+    for number, state in enumerate(UploadState):
+        is_done = state == UploadState.DONE
+        Upload.objects.create(
+            area=staging.area, name=f"{state}.json", size=12, offset=12 if is_done else number, state=state,
+            uploader="key:importer", staged_file=first.pk if is_done else None,
+            detail="a .json file begins with JSON in UTF-8; this one does not" if state == "failed" else "",
+            expires_at=timezone.now() + DAY,
+        )  # fmt: skip
+
+
+def source_rows(staging: Staging) -> None:
+    """A source that waits, one that fails, and one that was removed."""
+    for name in ("prices", "weather", "former"):
+        sources.add(name, f"https://data.example/{name}.csv", staging.area, ANNA)
+    Source.objects.filter(name="weather").update(failures=3, last_error="the server answered 503")
+    sources.remove(sources.find("former"), ANNA)
 
 
 def preview_row(policy: RetentionPolicy) -> PolicyPreview:

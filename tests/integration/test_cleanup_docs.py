@@ -34,6 +34,9 @@ LOOKING = {
     *("policies history", "previews list"),
     *("verifiers list", "verifiers test", "measure"),
     *("orders list", "manifest"),
+    *("results list", "results show", "pipeline list"),
+    "sources list",
+    *("uploads list", "files get"),
 }
 
 #: What operators rely on; of `areas` and `policies` there are several.

@@ -43,6 +43,8 @@ OPEN = {
     "admin/logout/": "ends a session, if there is one",
     "api/docs": "the description of the API, which is public",
     "api/openapi.json": "the same for machines",
+    "files/": "says by OPTIONS what of tus it speaks",
+    "files/<str:upload_id>": "the same",
 }
 #: Addresses that say 503 when the site is not well, as in a test that has started no beat.
 PROBES = {"healthz/ready", "healthz/full"}

@@ -15,6 +15,7 @@ from bus import metrics
 from bus.metrics import SiteCollector
 from cleanup.metrics import CleanupCollector
 from cleanup.models import OrphanBatch
+from cleanup.staging import counting
 from cleanup.verifiers.totals import add_answers
 from tests.retention import Staging, fill_up
 
@@ -34,7 +35,8 @@ def documented() -> dict[str, tuple[str, frozenset[str]]]:
 
 def counted() -> dict[str, tuple[str, frozenset[str]]]:
     """What processes count themselves."""
-    kinds = (member for member in vars(metrics).values() if isinstance(member, MetricWrapperBase))
+    members = [*vars(metrics).values(), *vars(counting).values()]
+    kinds = (member for member in members if isinstance(member, MetricWrapperBase))
     return {
         _full(member._name, member._type): (member._type, frozenset(member._labelnames)) for member in kinds
     }

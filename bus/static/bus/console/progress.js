@@ -15,9 +15,9 @@ const UNREACHABLE_MS = 15000;
 const SILENT_MS = 60000;
 /** Events older than the page by so much are known to it. */
 const KNOWN_MS = 3000;
-const WORDS = { awaiting_approval: "waits for approval" };
+const WORDS = { awaiting_approval: "waits for approval", open: "under way", finishing: "being checked", terminated: "given up" };
 /** States in which the page has more to show than the card. */
-const SETTLED = new Set(["awaiting_approval", "done", "reported", "failed", "refused", "rejected", "stopped", "expired"]);
+const SETTLED = new Set(["awaiting_approval", "done", "reported", "failed", "refused", "rejected", "stopped", "expired", "terminated"]);
 
 const client = new BusClient();
 let reloading = false;
