@@ -54,9 +54,6 @@ def tick() -> None:
     previews.forget_previews(now)
     for order_id in orders.abandoned_orders(now):
         send(orders.TASK, str(order_id))
-    for pipeline_job in pipeline.due(now):
-        send(pipeline.TASK, str(pipeline_job))
-    pipeline.forget_jobs(now)
 
 
 @shared_task(name="cleanup.tasks.continue_run")
@@ -143,6 +140,15 @@ def tend_uploads() -> None:
     uploads.recover(now)
 
 
+@shared_task(name="cleanup.tasks.tend_pipeline")
+def tend_pipeline() -> None:
+    """Wake workers for files that nobody takes through the pipeline, and forget those that are gone."""
+    now = database_now()
+    for job_id in pipeline.due(now):
+        send(pipeline.TASK, str(job_id))
+    pipeline.forget_jobs(now)
+
+
 @shared_task(name="cleanup.tasks.forget_contents")
 def forget_contents() -> None:
     """Remove contents to which no row refers any more."""
@@ -184,3 +190,4 @@ def recover_first(**_: Any) -> None:
     """Have the new worker's pool recover: forks must not share a connection that this process opened."""
     send("cleanup.tasks.recover")
     send("cleanup.tasks.tend_uploads")
+    send("cleanup.tasks.tend_pipeline")

@@ -34,6 +34,9 @@ def _start() -> None:
         REDIS_URL=valkey.url,
         SECRET_KEY="only-for-tests-" + "x" * 40,
         LOG_LEVEL="WARNING",
+        # A test says itself what it uploads to, and what goes through the pipeline.
+        CLEANUP_UPLOAD_AREA="",
+        CLEANUP_PIPELINE_AUTO="",
     )
     (folder / "var" / "static").mkdir(parents=True)
     if postgres is not None:

@@ -211,6 +211,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30},
     },
+    "cleanup: pipeline": {
+        "task": "cleanup.tasks.tend_pipeline",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "cleanup: contents": {
         "task": "cleanup.tasks.forget_contents",
         "schedule": 3600.0,
@@ -386,7 +391,9 @@ CLEANUP: dict[str, Any] = {
     "VERIFIER_HOSTS": env.list("CLEANUP_VERIFIER_HOSTS", default=[]),
     "QDRANT_URL": env.str("CLEANUP_QDRANT_URL", default=""),
     "QDRANT_API_KEY": env.str("CLEANUP_QDRANT_API_KEY", default=""),
-    "PIPELINE_AUTO": env.list("CLEANUP_PIPELINE_AUTO", default=[]),
+    #: `up` makes an area of this name, and those that the pipeline writes to.
+    "UPLOAD_AREA": env.str("CLEANUP_UPLOAD_AREA", default="incoming"),
+    "PIPELINE_AUTO": env.list("CLEANUP_PIPELINE_AUTO", default=["incoming"]),
     "SOURCE_NETWORKS": env.list("CLEANUP_SOURCE_NETWORKS", default=[]),
     #: What signs the checkpoints of the audit, and the file outside the database that holds them.
     "AUDIT_KEY_FILE": Path(env.str("CLEANUP_AUDIT_KEY_FILE", default=str(VAR_DIR / "audit_key"))),

@@ -28,6 +28,7 @@ from cleanup.verifiers import TASK_ID_PATTERN, canonical
 
 #: The areas that `up` makes: their names, and what of their policy differs from the defaults.
 _DEMO: dict[str, dict[str, Any]] = {
+    "incoming": {"age": "2d", "verifiers": ["redis_task"]},
     "rejected": {"age": "2d"},
     "extracted": {"age": "7d"},
     "distilled": {"age": "30d"},
@@ -227,7 +228,7 @@ def current_version(policy: RetentionPolicy) -> PolicyVersion:
 
 
 def ensure_demo_areas(actor: Actor | None = None) -> list[StagingArea]:
-    """Make the four areas and their policies that a fresh installation shows; leave alone what exists.
+    """Make the five areas and their policies that a fresh installation shows; leave alone what exists.
 
     The policies report only. Returns the areas that were made.
     """

@@ -309,7 +309,7 @@ def test_many_files_cost_no_more_statements_than_few(tmp_path: Path) -> None:
 def test_demo_areas_are_made_once_and_existing_ones_left_alone(tmp_path: Path, settings: Any) -> None:
     settings.CLEANUP = {**settings.CLEANUP, "STAGING_ROOT": tmp_path / "staging"}
     made = operations.ensure_demo_areas()
-    assert [area.name for area in made] == ["rejected", "extracted", "distilled", "results"]
+    assert [area.name for area in made] == ["incoming", "rejected", "extracted", "distilled", "results"]
     policy = operations.find_policy("rejected")
     assert (policy.mode, policy.age) == ("report", "2d")
     operations.set_mode(policy, "enforce", ANNA)
