@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import get_script_prefix, reverse
+from django.utils.functional import lazy
+
+
+@cache
+def _found(name: str, prefix: str) -> str:
+    return reverse(name)
+
+
+def _address(name: str) -> Any:
+    """A lazy address. Unfold reads each hundreds of times a page: it is looked up once for each prefix."""
+    return lazy(lambda: _found(name, get_script_prefix()), str)()
 
 
 def _may(permission: str) -> Callable[[HttpRequest], bool]:
@@ -26,7 +38,7 @@ def _item(title: str, icon: str, model: str) -> dict[str, Any]:
         "title": title,
         "icon": icon,
         "model": model,
-        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "link": _address(f"admin:{app}_{name}_changelist"),
         "permission": _may(f"{app}.view_{name}"),
     }
 
@@ -39,7 +51,7 @@ def _tabs(app: str, *pages: tuple[str, str]) -> dict[str, Any]:
             {
                 "title": title,
                 "model": f"{app}.{model}",
-                "link": reverse_lazy(f"admin:{app}_{model}_changelist"),
+                "link": _address(f"admin:{app}_{model}_changelist"),
                 "permission": _may(f"{app}.view_{model}"),
             }
             for title, model in pages
@@ -73,7 +85,7 @@ _PRIMARY = {
 _NAVIGATION = [
     {
         "items": [
-            {"title": "Overview", "icon": "space_dashboard", "link": reverse_lazy("admin:index")},
+            {"title": "Overview", "icon": "space_dashboard", "link": _address("admin:index")},
             # Every page begins with "/": without this the menu would mark the dashboard everywhere.
             {
                 "title": "Live",
@@ -105,7 +117,7 @@ _NAVIGATION = [
         {
             "title": "Explain a path",
             "icon": "help",
-            "link": reverse_lazy("cleanup-explain"),
+            "link": _address("cleanup-explain"),
             "permission": _may("cleanup.view_stagingarea"),
         },
         _item("Audit", "verified_user", "cleanup.auditentry"),

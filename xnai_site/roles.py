@@ -68,26 +68,29 @@ def ensure_roles() -> dict[str, Group]:
 
     What somebody has added to a group beside that stays.
     """
+    known = _known()
     granted: dict[str, list[Permission]] = {role: [] for role in ROLES}
-    granted[VIEWER] += Permission.objects.filter(
-        content_type__app_label__in=_SEEN, codename__startswith="view_"
-    )
-    for app, codename in _OPERATOR_MAY:
-        if name := _MADE_HERE.get((app, codename)):
-            _made(app, codename, name)
-        granted[OPERATOR].append(Permission.objects.get(content_type__app_label=app, codename=codename))
-    for app, prefixes in _ADMIN_WRITES.items():
-        found = Permission.objects.filter(content_type__app_label=app)
-        granted[ADMIN] += [entry for entry in found if entry.codename.startswith(prefixes)]
+    granted[VIEWER] += [
+        entry for (app, codename), entry in known.items() if app in _SEEN and codename.startswith("view_")
+    ]
+    for place in _OPERATOR_MAY:
+        granted[OPERATOR].append(known.get(place) or _made(*place, _MADE_HERE[place]))
+    for name, prefixes in _ADMIN_WRITES.items():
+        granted[ADMIN] += [
+            entry for (app, codename), entry in known.items() if app == name and codename.startswith(prefixes)
+        ]
     for page, change in changes():
-        granted[change.role].append(_permission(page, change))
+        app, _, codename = change.permission.partition(".")
+        # It belongs to a page and not to a model's migration.
+        title = f"{change.label}: {page.opts.verbose_name}"
+        granted[change.role].append(known.get((app, codename)) or _made(app, codename, title))
     return _give(granted)
 
 
-def _permission(page: ConsoleAdmin, change: Change) -> Permission:
-    """The permission of a change; made here, since it belongs to a page and not to a model's migration."""
-    app, codename = change.permission.split(".")
-    return _made(app, codename, f"{change.label}: {page.opts.verbose_name}")
+def _known() -> dict[tuple[str, str], Permission]:
+    """All permissions that there are, by app and codename."""
+    rows = Permission.objects.select_related("content_type")
+    return {(row.content_type.app_label, row.codename): row for row in rows}
 
 
 def _made(app: str, codename: str, name: str) -> Permission:

@@ -142,7 +142,7 @@ def files_of(root: Path) -> list[Path]:
     return [path for path in found if not path.relative_to(root).parts[0].startswith(".")]
 
 
-def test_a_hundred_uploads_at_once_take_bounded_memory_and_disk(upload_site: Site) -> None:
+def test_p16_a_hundred_uploads_at_once_take_bounded_memory_and_disk(upload_site: Site) -> None:
     root, key = new_area(upload_site, "many"), upload_site.api_key("upload")
     with Tus(upload_site.web[0].url, key) as tus:  # what a process loads once is no cost of an upload
         tus.send(tus.begin(3 * MIB, area="many", filename="first.txt"), text(3 * MIB))
@@ -163,7 +163,7 @@ def test_a_hundred_uploads_at_once_take_bounded_memory_and_disk(upload_site: Sit
     wait_until(lambda: watch._nameless() == 0, what="the room of the bodies")
 
 
-def test_five_hundred_uploads_of_the_same_content_are_one_file_and_five_hundred_rows(
+def test_p16_five_hundred_uploads_of_the_same_content_are_one_file_and_five_hundred_rows(
     upload_site: Site,
 ) -> None:
     root, key, data = new_area(upload_site, "same"), upload_site.api_key("upload"), text(5_000)

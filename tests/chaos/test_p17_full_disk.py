@@ -60,7 +60,7 @@ def is_full(tus: Tus, path: str, offset: int, data: bytes) -> None:
     assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_a_full_disk_below_the_area_is_507_and_the_same_upload_goes_on_once_there_is_room(
+def test_p17_a_full_disk_below_the_area_is_507_and_the_same_upload_goes_on_once_there_is_room(
     own_site: Site, mount: Mount
 ) -> None:
     root = own_site.folder / "staging" / "small"
@@ -86,7 +86,7 @@ def test_a_full_disk_below_the_area_is_507_and_the_same_upload_goes_on_once_ther
     assert len(rows(own_site, "small")) == 1
 
 
-def test_an_area_that_is_full_to_the_last_byte_refuses_to_begin_or_to_go_on(
+def test_p17_an_area_that_is_full_to_the_last_byte_refuses_to_begin_or_to_go_on(
     own_site: Site, mount: Mount
 ) -> None:
     root = own_site.folder / "staging" / "full"
@@ -106,7 +106,7 @@ def test_an_area_that_is_full_to_the_last_byte_refuses_to_begin_or_to_go_on(
 
 
 @pytest.mark.sqlite_only
-def test_a_full_disk_below_the_database_is_507_and_the_same_upload_goes_on_once_there_is_room(
+def test_p17_a_full_disk_below_the_database_is_507_and_the_same_upload_goes_on_once_there_is_room(
     own_site: Site, mount: Mount
 ) -> None:
     folder = own_site.folder / "database"

@@ -29,6 +29,11 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    # One process for all pages of a window: a new one for each costs more than all that the page does.
+    "--process-per-site",
+    "--disable-site-isolation-trials",
+    "--disable-features=ProactivelySwapBrowsingInstance,BackForwardCache,SpareRendererForSitePerProcess,"
+    "IsolateOrigins,site-per-process",
 )
 
 #: What reaches beyond the right edge of the page, in words; nothing if the page does not scroll sideways.
