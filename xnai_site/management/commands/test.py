@@ -101,7 +101,13 @@ class Command(BaseCommand):
         with subprocess.Popen(
             step.command,
             cwd=settings.BASE_DIR,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
+            # The tests start hundreds of processes: without bytecode each would compile the project anew.
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONDONTWRITEBYTECODE": "",
+                **step.environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
