@@ -51,7 +51,6 @@ def tick() -> None:
         send("cleanup.tasks.purge")
     for preview_id in previews.abandoned_previews(now):
         send(previews.TASK, str(preview_id))
-    previews.forget_previews(now)
     for order_id in orders.abandoned_orders(now):
         send(orders.TASK, str(order_id))
 
@@ -149,9 +148,10 @@ def tend_pipeline() -> None:
     pipeline.forget_jobs(now)
 
 
-@shared_task(name="cleanup.tasks.forget_contents")
-def forget_contents() -> None:
-    """Remove contents to which no row refers any more."""
+@shared_task(name="cleanup.tasks.forget")
+def forget() -> None:
+    """Remove what nobody needs any more: previews of yesterday, contents to which no row refers."""
+    previews.forget_previews(database_now())
     content.forget_contents()
 
 

@@ -216,8 +216,8 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30},
     },
-    "cleanup: contents": {
-        "task": "cleanup.tasks.forget_contents",
+    "cleanup: forget": {
+        "task": "cleanup.tasks.forget",
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },

@@ -10,7 +10,7 @@ import pytest
 from cleanup.models import AuditEntry, StagedContent, StagedFile, Upload, UploadState
 from cleanup.staging.uploads import Uploader, create, write_part
 from cleanup.stores.sql import database_now
-from cleanup.tasks import forget_contents, tend_uploads
+from cleanup.tasks import forget, tend_uploads
 from tests.integration.staged import parts, sha256, visible
 from tests.integration.test_cleanup_commands import Shell
 from tests.retention import Staging
@@ -104,5 +104,5 @@ def test_a_file_that_is_not_taken_is_refused_with_a_code(
 
 def test_beat_forgets_contents_that_nobody_refers_to(staging: Staging) -> None:
     StagedContent.objects.create(area=staging.area, sha256="0" * 64, size=1, path="00/x.txt")
-    forget_contents()
+    forget()
     assert not StagedContent.objects.exists()
