@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +31,7 @@ from cleanup.engine.errors import EngineError
 from cleanup.models import JobState, PipelineJob, StagedFile, StagingArea
 from cleanup.operations import NotFound, OperationRefused, find_area
 from cleanup.operations.runs import send
-from cleanup.staging.content import Incoming, open_staged, part_folder, stage, stage_bytes
+from cleanup.staging.content import Incoming, open_staged, stage_bytes, stage_stream
 from cleanup.staging.distillation import Chunk, as_lines, distil, from_lines
 from cleanup.staging.errors import Refused
 from cleanup.staging.extraction import Unreadable, extract
@@ -310,20 +308,11 @@ class _Passage:
 
     def copy(self, raw: StagedFile, area: StagingArea, reason: str) -> None:
         """Stage the raw file once more, however large it is."""
-        part = part_folder(area) / f"pipeline-{self.job.pk}"
-        part.unlink(missing_ok=True)  # of a worker that died
-        try:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as copied, open_staged(raw) as source:
-                shutil.copyfileobj(source, copied, 1 << 20)
-                copied.flush()
-                os.fsync(fd)
-            stage(
-                area, part, self.incoming(self.job.name), ACTOR,
+        with open_staged(raw) as source:
+            stage_stream(
+                area, source, self.incoming(self.job.name), ACTOR,
                 also=lambda row: self.note(rejected=row.pk, message=reason[:500]),
             )  # fmt: skip
-        finally:
-            part.unlink(missing_ok=True)
 
     def finish(self, state: JobState, message: str = "") -> None:
         """Tell the task's status and end job and topic. Told first: nobody looks at a job that is over."""
