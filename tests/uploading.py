@@ -9,11 +9,13 @@ import hashlib
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.harness import Site, Web
 from tests.proxy import TcpProxy
@@ -218,3 +220,25 @@ def rows(site: Site, area: str) -> list[tuple[Any, ...]]:
         " JOIN cleanup_stagingarea a ON a.id = f.area_id WHERE a.name = %s AND f.deleted_at IS NULL",
         area,
     )
+
+
+# Fixtures, for modules that import them and have a fixture `site` ------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(site: Site) -> Path:
+    """The folder of the area `inbox`."""
+    return new_area(site, "inbox")
+
+
+@pytest.fixture(scope="module")
+def key(site: Site) -> str:
+    """An API key that may upload."""
+    return site.api_key("upload")
+
+
+@pytest.fixture
+def tus(site: Site, root: Path, key: str) -> Iterator[Tus]:
+    """A client with that key."""
+    with Tus(site.web[0].url, key) as client:
+        yield client

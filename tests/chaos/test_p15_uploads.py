@@ -16,7 +16,21 @@ import pytest
 from tests.figures import figure
 from tests.harness import Site
 from tests.servers import PATIENCE, die_with_parent, wait_until
-from tests.uploading import Tus, Wire, is_whole, new_area, part_head, port_of, rows, sha256, text, visible
+from tests.uploading import (
+    Tus,
+    Wire,
+    is_whole,
+    key,
+    part_head,
+    port_of,
+    root,
+    rows,
+    sha256,
+    text,
+    visible,
+)
+
+__all__ = ["key", "root"]
 
 # Once: a part is bytes, a lease and an offset; rows under many writers at once are tried on both by P16.
 pytestmark = [pytest.mark.sqlite_only, pytest.mark.timeout(figure(550, 7_200))]
@@ -39,20 +53,10 @@ wire.recv(1)
 
 
 @pytest.fixture(scope="module")
-def upload_site() -> Iterator[Site]:
+def site() -> Iterator[Site]:
     started = Site(web=2).start()
     yield started
     started.stop()
-
-
-@pytest.fixture(scope="module")
-def root(upload_site: Site) -> Path:
-    return new_area(upload_site, "inbox")
-
-
-@pytest.fixture(scope="module")
-def key(upload_site: Site) -> str:
-    return upload_site.api_key("upload")
 
 
 class Cutter:
@@ -136,9 +140,9 @@ class Cutter:
 
 
 def test_p15_a_file_is_visible_only_whole_and_with_the_right_hash_wherever_its_upload_is_cut(
-    upload_site: Site, root: Path, key: str, dice: random.Random
+    site: Site, root: Path, key: str, dice: random.Random
 ) -> None:
-    cutter = Cutter(upload_site, root, key, dice)
+    cutter = Cutter(site, root, key, dice)
     ways = [WAYS[number % len(WAYS)] for number in range(CUTS)]
     dice.shuffle(ways)
     for way in ways:

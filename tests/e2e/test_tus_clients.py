@@ -15,7 +15,20 @@ import pytest
 from tests.e2e.clients import Refused, StockClient
 from tests.harness import Site
 from tests.servers import wait_until
-from tests.uploading import Tus, UploadProxy, is_whole, new_area, port_of, rows, sha256, text, visible
+from tests.uploading import (
+    Tus,
+    UploadProxy,
+    is_whole,
+    key,
+    port_of,
+    root,
+    rows,
+    sha256,
+    text,
+    visible,
+)
+
+__all__ = ["key", "root"]
 
 # Once: what clients meet is HTTP, the same on both databases; the verbs behind it are tested on both.
 pytestmark = [pytest.mark.e2e, pytest.mark.sqlite_only, pytest.mark.timeout(500)]
@@ -31,16 +44,6 @@ def site() -> Iterator[Site]:
     started = Site(web=2).start()
     yield started
     started.stop()
-
-
-@pytest.fixture(scope="module")
-def root(site: Site) -> Path:
-    return new_area(site, "inbox")
-
-
-@pytest.fixture(scope="module")
-def key(site: Site) -> str:
-    return site.api_key("upload")
 
 
 @pytest.fixture

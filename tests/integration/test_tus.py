@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -20,33 +19,21 @@ from tests.uploading import (
     checksum,
     head_of,
     is_whole,
+    key,
     metadata,
-    new_area,
     part_head,
     port_of,
+    root,
     rows,
     sha256,
     text,
+    tus,
     visible,
 )
 
+__all__ = ["key", "root", "tus"]
+
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def root(site: Site) -> Path:
-    return new_area(site, "inbox")
-
-
-@pytest.fixture(scope="module")
-def key(site: Site) -> str:
-    return site.api_key("upload")
-
-
-@pytest.fixture
-def tus(site: Site, root: Path, key: str) -> Iterator[Tus]:
-    with Tus(site.web[0].url, key) as client:
-        yield client
 
 
 def test_options_say_what_is_spoken_here_to_anybody(site: Site) -> None:

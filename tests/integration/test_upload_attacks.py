@@ -22,14 +22,19 @@ from tests.uploading import (
     checksum,
     head_of,
     is_whole,
+    key,
     metadata,
     new_area,
     part_head,
     port_of,
+    root,
     sha256,
     text,
+    tus,
     visible,
 )
+
+__all__ = ["key", "root", "tus"]
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -42,22 +47,6 @@ TRAVERSALS = (
 LINKS = ("the folder of parts", "a part", "the folder of a hash", "a file")
 #: Words that would tell how the server is built, or where.
 TELLTALE = ("Traceback", 'File "', str(ROOT), tempfile.gettempdir(), ".py", "site-packages")
-
-
-@pytest.fixture(scope="module")
-def root(site: Site) -> Path:
-    return new_area(site, "inbox")
-
-
-@pytest.fixture(scope="module")
-def key(site: Site) -> str:
-    return site.api_key("upload")
-
-
-@pytest.fixture
-def tus(site: Site, root: Path, key: str) -> Iterator[Tus]:
-    with Tus(site.web[0].url, key) as client:
-        yield client
 
 
 def refused(answer: httpx.Response, *statuses: int) -> str:
